@@ -1,0 +1,241 @@
+"""The loop thread: start it, hand work over, stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Awaitable, Callable, Coroutine, Optional, TypeVar
+
+from ._deadline import Deadline
+from ._waiter import Abandoned, Lock, Waiter
+from .errors import ClosedError, LoopThreadError, NatsBridgeError, RequestTimeoutError
+
+T = TypeVar("T")
+logger = logging.getLogger("natsbridge")
+
+# Once cancelled, leftover tasks get this long before the loop ends without them.
+_CANCEL_GRACE = 1.0
+
+
+def _new_event_loop(use_uvloop: Optional[bool]) -> asyncio.AbstractEventLoop:
+    if use_uvloop is not False:
+        try:
+            import uvloop
+        except ImportError:
+            if use_uvloop:
+                raise NatsBridgeError("uvloop is not installed: pip install 'natsbridge[uvloop]'") from None
+        else:
+            loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+            return loop
+    return asyncio.new_event_loop()
+
+
+class LoopThread:
+    """A daemon thread that runs one event loop.
+
+    Submission and shutdown pass one gate: what entered before ``stop`` is carried out before the loop ends, what comes
+    later is refused with ``ClosedError``. The gate's lock is re-entrant, since a signal handler may submit from inside it.
+    """
+
+    def __init__(self, name: str, *, use_uvloop: Optional[bool] = None) -> None:
+        self.name = name
+        self._use_uvloop = use_uvloop
+        self._gate = Lock()  # guards _closed and the order of submissions against the shutdown
+        self._closed = False
+        self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._thread: Optional[threading.Thread] = None
+        self._ident: Optional[int] = None
+        self._stopped: Waiter[None] = Waiter()
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self, deadline: Deadline) -> None:
+        """Start the thread and return once its loop runs. Raises NatsBridgeError if it does not come up in time."""
+        ready: Waiter[asyncio.AbstractEventLoop] = Waiter()
+        self._thread = threading.Thread(target=self._main, args=(ready,), name=self.name, daemon=True)
+        self._thread.start()
+        try:
+            self._loop = ready.wait(deadline)
+        except Abandoned:
+            raise NatsBridgeError(
+                f"thread {self.name!r} did not start within {deadline.timeout} s; does this host allow threads "
+                "(uWSGI needs --enable-threads)?"
+            ) from None
+
+    def _main(self, ready: Waiter[asyncio.AbstractEventLoop]) -> None:
+        try:
+            loop = _new_event_loop(self._use_uvloop)
+        except BaseException as error:
+            ready.fail(error)
+            return
+        self._ident = threading.get_ident()
+        # Bounded and named: asyncio's own resolver pool is neither.
+        resolver = ThreadPoolExecutor(2, thread_name_prefix=f"{self.name}-resolver")
+        loop.set_default_executor(resolver)
+        asyncio.set_event_loop(loop)
+        try:
+            if ready.set(loop):
+                loop.run_forever()
+        finally:
+            try:
+                self._cancel_leftovers(loop)
+            finally:
+                resolver.shutdown(wait=False)
+                asyncio.set_event_loop(None)
+                loop.close()
+                self._stopped.set(None)
+
+    @staticmethod
+    def _cancel_leftovers(loop: asyncio.AbstractEventLoop) -> None:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=_CANCEL_GRACE))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+
+    def stop(self, farewell: Callable[[], Awaitable[None]], deadline: Deadline) -> None:
+        """Refuse further work, run ``farewell`` after everything accepted so far, end the loop and join the thread.
+
+        Idempotent and safe from any thread. Never waits beyond the deadline, plus a moment for cancelled tasks.
+        """
+        with self._gate:
+            first, self._closed = not self._closed, True
+            if first and self._loop is not None:
+                self._loop.call_soon_threadsafe(self._begin_stop, farewell, deadline)
+        if self._loop is None or self.is_current():
+            return
+        try:
+            self._stopped_wait(Deadline(deadline.at_most(60.0) + 2 * _CANCEL_GRACE))
+        except Abandoned:
+            logger.warning("%s did not stop within %s s", self.name, deadline.timeout)
+
+    def _stopped_wait(self, deadline: Deadline) -> None:
+        # Several threads may wait for the end, which a one-shot hand-over cannot serve: the thread itself can.
+        assert self._thread is not None
+        self._thread.join(deadline.remaining())
+        if self._thread.is_alive():
+            raise Abandoned
+
+    def stop_soon(self, farewell: Callable[[], Awaitable[None]], deadline: Deadline) -> None:
+        """As ``stop`` but without waiting and without the gate: for finalizers, which may run inside any lock."""
+        self._closed = True
+        self._schedule(self._begin_stop, farewell, deadline)
+
+    def _begin_stop(self, farewell: Callable[[], Awaitable[None]], deadline: Deadline) -> None:
+        loop = self._loop
+        assert loop is not None
+
+        async def run() -> None:
+            try:
+                await asyncio.wait_for(farewell(), deadline.at_most(60.0) + 0.05)
+            except asyncio.TimeoutError:
+                logger.warning("%s: closing took longer than %s s, what was left is cancelled", self.name, deadline.timeout)
+            except Exception:
+                logger.exception("%s: closing failed", self.name)
+            finally:
+                loop.stop()
+
+        loop.create_task(run())
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    # -- handing work over --------------------------------------------------------------------------------------------
+
+    def is_current(self) -> bool:
+        return threading.get_ident() == self._ident
+
+    def refuse_here(self) -> None:
+        """Raise LoopThreadError on the loop thread, where any blocking call would wait for itself."""
+        if self.is_current():
+            raise LoopThreadError(
+                "a blocking natsbridge call was made on the loop thread (in a credentials or reconnect callback?), where "
+                "it would wait for itself for ever: make it on another thread"
+            )
+
+    def post(self, callback: Callable[..., object], *args: Any) -> None:
+        """Run ``callback(*args)`` on the loop, in order of posting, without waiting. Raises ClosedError after ``stop``."""
+        with self._gate:
+            if self._closed or self._loop is None:
+                raise ClosedError(f"{self.name} is closed")
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def post_quietly(self, callback: Callable[..., object], *args: Any) -> None:
+        """As ``post`` but silent once the loop has ended; takes no lock, so finalizers may use it."""
+        if not self._closed:
+            self._schedule(callback, *args)
+
+    def _schedule(self, callback: Callable[..., object], *args: Any) -> None:
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:  # the loop is closed already
+            pass
+
+    def call(
+        self,
+        coro_fn: Callable[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        deadline: Deadline,
+        what: str,
+        undo: Optional[Callable[[T], object]] = None,
+    ) -> T:
+        """Run a coroutine function on the loop and wait for its result.
+
+        Raises RequestTimeoutError naming ``what`` when the deadline passes, ClosedError when the pool closes meanwhile; in
+        both cases, and on KeyboardInterrupt, the coroutine is cancelled. If it had finished just then, ``undo`` (called on
+        the loop) gets the result that nobody waits for any more.
+        """
+        self.refuse_here()
+        waiter: Waiter[T] = Waiter()
+        job = _Job(coro_fn, args, waiter, undo)
+        self.post(job.start)
+        try:
+            return waiter.wait(deadline)
+        except Abandoned:
+            self.post_quietly(job.cancel)
+            raise RequestTimeoutError(f"{what} did not finish within {deadline.timeout} s") from None
+        except BaseException:
+            self.post_quietly(job.cancel)
+            raise
+
+
+class _Job:
+    """One coroutine run for a waiting thread; everything but the constructor runs on the loop."""
+
+    def __init__(
+        self,
+        coro_fn: Callable[..., Coroutine[Any, Any, Any]],
+        args: Any,
+        waiter: Waiter[Any],
+        undo: Optional[Callable[[Any], object]],
+    ) -> None:
+        self._coro_fn, self._args, self._waiter, self._undo = coro_fn, args, waiter, undo
+        self._task: Optional[asyncio.Task[Any]] = None
+
+    def start(self) -> None:
+        if not self._waiter.gone:
+            self._task = asyncio.get_event_loop().create_task(self._coro_fn(*self._args))
+            self._task.add_done_callback(self._done)
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        if task.cancelled():
+            self._waiter.fail(ClosedError("the pool was closed while the call was under way"))
+            return
+        error = task.exception()
+        if error is not None:
+            self._waiter.fail(error)
+        elif not self._waiter.set(task.result()) and self._undo is not None:
+            self._undo(task.result())

@@ -1,0 +1,47 @@
+"""The message a user sees."""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, Mapping, Optional
+
+from .errors import NatsBridgeError
+
+Respond = Callable[[str, bytes, Optional[Mapping[str, str]]], None]
+
+
+class Message:
+    """One received message. Immutable in spirit; safe to hand to other threads.
+
+    ``subject``: where it was published. ``reply``: where an answer is expected, "" for nowhere. ``data``: the payload.
+    ``headers``: names to values, empty when there are none (of a repeated name the last value).
+    """
+
+    __slots__ = ("_respond", "data", "headers", "reply", "subject")
+
+    def __init__(
+        self,
+        subject: str,
+        data: bytes,
+        reply: str = "",
+        headers: Optional[Dict[str, str]] = None,
+        *,
+        respond: Optional[Respond] = None,
+    ) -> None:
+        self.subject = subject
+        self.data = data
+        self.reply = reply
+        self.headers: Dict[str, str] = headers if headers is not None else {}
+        self._respond = respond
+
+    def respond(self, data: bytes, headers: Optional[Mapping[str, str]] = None) -> None:
+        """Publish ``data`` to this message's reply subject; returns once it is queued (see ``Pool.publish``).
+
+        Raises NatsBridgeError when the sender expects no answer, and whatever ``Pool.publish`` raises.
+        """
+        if not self.reply or self._respond is None:
+            raise NatsBridgeError(f"the message on {self.subject!r} has no reply subject: its sender expects no answer")
+        self._respond(self.reply, data, headers)
+
+    def __repr__(self) -> str:
+        reply = f" reply={self.reply!r}" if self.reply else ""
+        return f"<Message {self.subject!r} {len(self.data)} bytes{reply}>"
