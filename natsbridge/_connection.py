@@ -1,0 +1,413 @@
+"""One nats-py client and, should it die for good, its successors; subscriptions outlive them all.
+
+Everything runs on the loop thread, unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+from collections import deque
+from typing import Any, Awaitable, Callable, Deque, Dict, List, Mapping, Optional, Protocol, Set, Tuple
+
+import nats.errors
+from nats.aio.client import Client, Server
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+
+from ._deadline import Deadline
+from ._waiter import Waiter
+from .errors import ClosedError, ConnectError, DisconnectedError, NatsBridgeError, PermissionDeniedError
+from .options import ConnectOptions, redact
+
+logger = logging.getLogger("natsbridge")
+
+_PENDING_BYTES = 512 * 1024  # nats-py's own buffer: beyond it, writing waits for the socket
+_FIRST_BACKOFF = 0.05  # seconds; doubles up to reconnect_time_wait
+_PONG_TIMEOUT = 24 * 3600  # nats-py must never cancel a PONG it waits for: a late one would end its read loop
+_CLOSE_TIMEOUT = 2.0
+
+_VIOLATION = re.compile(r'permissions violation for (publish|subscription)[^"]*"([^"]*)"')
+
+
+class Listener(Protocol):
+    """What a connection tells the link that owns it."""
+
+    def on_up(self) -> None: ...
+    def on_down(self) -> None: ...
+    def on_publish_denied(self, subject: str, error: PermissionDeniedError) -> bool:
+        """The server refused a publish to ``subject`` (in lower case); True when somebody takes the blame."""
+
+    def on_error(self, error: Exception) -> None: ...
+
+
+class LinkSubscription:
+    """One NATS subscription that survives nats-py clients. ``callback`` runs on the loop, one message after another."""
+
+    def __init__(
+        self,
+        subject: str,
+        queue: str,
+        callback: Callable[[Msg], Awaitable[None]],
+        *,
+        pending_messages: int = 0,
+        pending_bytes: int = 0,
+        on_slow: Optional[Callable[[], None]] = None,
+        on_denied: Optional[Callable[[PermissionDeniedError], None]] = None,
+    ) -> None:
+        """``pending_messages``, ``pending_bytes``: nats-py's limits, beyond which messages are lost; 0 for none."""
+        self.subject, self.queue, self.callback = subject, queue, callback
+        self.pending_messages, self.pending_bytes = pending_messages, pending_bytes
+        self.on_slow, self.on_denied = on_slow, on_denied
+        self.nats: Optional[NatsSubscription] = None
+        self.denied: Optional[PermissionDeniedError] = None
+
+    async def attach(self, client: Client) -> None:
+        self.nats = await client.subscribe(
+            self.subject,
+            queue=self.queue,
+            cb=self.callback,
+            pending_msgs_limit=self.pending_messages,
+            pending_bytes_limit=self.pending_bytes,
+        )
+
+
+class Connection:
+    def __init__(self, name: str, options: ConnectOptions, listener: Listener) -> None:
+        self.name = name
+        self.up = False  # read from any thread
+        self._options = options
+        self._listener = listener
+        self._client: Optional[Client] = None
+        self._closing = False
+        self._went_down: asyncio.Future[None]
+        self._tasks: Set[asyncio.Task[Any]] = set()
+        self._replacing = False
+        self._pongs: Set[asyncio.Future[None]] = set()
+        self._subscriptions: Set[LinkSubscription] = set()
+        self._undelivered: Deque[Exception] = deque(maxlen=100)
+        self._attempts = 0
+        self._past = {"reconnects": 0, "in_msgs": 0, "out_msgs": 0, "in_bytes": 0, "out_bytes": 0}
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def open(self, inbox: LinkSubscription, deadline: Deadline) -> None:
+        """Connect and subscribe ``inbox``. Raises ConnectError, or PermissionDeniedError when the inbox is refused."""
+        self._went_down = asyncio.get_event_loop().create_future()
+        self._subscriptions.add(inbox)
+        await self._connect(deadline)
+        waiter: Waiter[None] = Waiter()
+        await self.barrier(waiter)
+        if inbox.denied is not None:
+            await self.close(Deadline(_CLOSE_TIMEOUT))
+            raise PermissionDeniedError(
+                f"{inbox.denied}: natsbridge must subscribe to '{self._options.inbox_prefix}.>' to hear replies; "
+                "allow it, or set inbox_prefix to one that is allowed"
+            )
+
+    async def close(self, deadline: Deadline) -> None:
+        """Disconnect, after a last round trip as far as the deadline allows."""
+        self._closing = True
+        client = self._client
+        if client is not None and self.up:
+            waiter: Waiter[None] = Waiter()
+            try:
+                await asyncio.wait_for(self.barrier(waiter), deadline.at_most(_CLOSE_TIMEOUT))
+            except asyncio.TimeoutError:
+                logger.warning("%s: closed before the server confirmed what was published", self.name)
+        self.up = False
+        self._client = None
+        if not self._went_down.done():
+            self._went_down.set_result(None)
+        for task in tuple(self._tasks):
+            task.cancel()
+        if client is not None:
+            await self._close_client(client, deadline.at_most(_CLOSE_TIMEOUT))
+
+    # -- connecting ---------------------------------------------------------------------------------------------------
+
+    async def _connect(self, deadline: Deadline) -> None:
+        """Connect a fresh nats-py client and attach every subscription to it. Raises ConnectError.
+
+        Each server is tried once: nats-py alone would go on for ever, or for minutes.
+        """
+        client = Client()
+        urls = self._options.urls
+        failures: List[Exception] = []
+        all_failed: asyncio.Future[None] = asyncio.get_event_loop().create_future()
+        connected = False
+
+        async def on_error(error: Exception) -> None:
+            if connected:
+                self._on_nats_error(client, error)
+                return
+            failures.append(error)
+            if len(failures) >= len(urls) and not all_failed.done():
+                all_failed.set_result(None)
+
+        async def on_disconnected() -> None:
+            if client is self._client:
+                self._down()
+
+        async def on_reconnected() -> None:
+            if client is self._client:
+                self._came_up()
+
+        options = {"reconnect_to_server_handler": self._choose_server, **self._options.for_nats()}
+        options["connect_timeout"] = self._options.connect_timeout / len(urls)
+        connecting = asyncio.ensure_future(
+            client.connect(
+                error_cb=on_error,
+                disconnected_cb=on_disconnected,
+                reconnected_cb=on_reconnected,
+                pending_size=_PENDING_BYTES,
+                **options,
+            )
+        )
+        budget = deadline.at_most(self._options.connect_timeout)
+        try:
+            await asyncio.wait({connecting, all_failed}, timeout=budget, return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
+                raise self._connect_error(failures, budget)
+            try:
+                connecting.result()
+            except ImportError as error:
+                raise ConnectError(f"{error}: pip install nkeys") from error
+            except (OSError, nats.errors.Error) as error:
+                raise self._connect_error([*failures, error], budget) from error
+            connected = True
+            for subscription in tuple(self._subscriptions):
+                await subscription.attach(client)
+        except BaseException:
+            connecting.cancel()
+            await asyncio.wait({connecting}, timeout=_CLOSE_TIMEOUT)
+            if connecting.done() and not connecting.cancelled():
+                connecting.exception()  # seen: it is in the ConnectError already
+            await self._close_client(client, _CLOSE_TIMEOUT)
+            raise
+        self._client = client
+        self._came_up()
+
+    def _connect_error(self, failures: List[Exception], budget: float) -> ConnectError:
+        names = ", ".join(redact(url) for url in self._options.urls)
+        seen: List[str] = []
+        for failure in failures:
+            text = f"{failure}" or type(failure).__name__
+            if text not in seen:
+                seen.append(text)
+        answers = "; ".join(seen) if seen else f"no answer within {budget:g} s"
+        return ConnectError(f"no NATS server could be reached at {names}: {answers}")
+
+    @staticmethod
+    async def _close_client(client: Client, timeout: float) -> None:
+        try:
+            await asyncio.wait_for(client.close(), timeout)
+        except Exception as error:
+            logger.debug("closing a connection failed: %r", error)
+
+    def _choose_server(self, servers: List[Server], _info: Dict[str, Any]) -> Tuple[Optional[Server], float]:
+        """nats-py asks which server to try next, and after how many seconds: each at once first, then backing off."""
+        turn, index = divmod(self._attempts, len(servers))
+        self._attempts += 1
+        if turn == 0:
+            return servers[index], 0.0
+        longest = min(self._options.reconnect_time_wait, _FIRST_BACKOFF * 2 ** min(turn - 1, 16))
+        return servers[index], random.uniform(0.5, 1.0) * longest
+
+    def _down(self) -> None:
+        if not self.up:
+            return
+        self.up = False
+        logger.info("%s: disconnected", self.name)
+        if not self._went_down.done():
+            self._went_down.set_result(None)
+        self._listener.on_down()
+
+    def _came_up(self) -> None:
+        # Only now may PINGs of the former connection be cancelled: nats-py has dropped its list of them.
+        for pong in tuple(self._pongs):
+            pong.cancel()
+        self._pongs.clear()
+        self._attempts = 0
+        self.up = True
+        self._went_down = asyncio.get_event_loop().create_future()
+        self._listener.on_up()
+
+    def check(self) -> None:
+        """A client that gave up, or whose read loop has died while it calls itself connected, is replaced."""
+        client = self._client
+        if client is None or self._replacing or self._closing:
+            return
+        reading = getattr(client, "_reading_task", None)
+        if client.is_closed or (client.is_connected and reading is not None and reading.done()):
+            self._replacing = True
+            task = asyncio.get_event_loop().create_task(self._replace(client))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif not client.is_connected:
+            self._down()
+
+    async def _replace(self, dead: Client) -> None:
+        logger.warning("%s: the connection ended for good (%s), connecting anew", self.name, dead.last_error or "read loop")
+        try:
+            self._down()
+            for key in self._past:
+                self._past[key] += dead.stats[key]
+            self._past["reconnects"] += 1
+            dead.stats = dict.fromkeys(dead.stats, 0)
+            # The dead socket goes first, so that the server never has two subscriptions to one prefix.
+            await self._close_client(dead, _CLOSE_TIMEOUT)
+            while True:
+                _, delay = self._choose_server([Server(None)], {})  # type: ignore[arg-type]
+                await asyncio.sleep(delay)
+                try:
+                    await self._connect(Deadline(self._options.connect_timeout))
+                    return
+                except NatsBridgeError as error:
+                    self._listener.on_error(error)
+        finally:
+            self._replacing = False
+
+    # -- errors that nats-py reports ----------------------------------------------------------------------------------
+
+    def _on_nats_error(self, client: Client, error: Exception) -> None:
+        if isinstance(error, nats.errors.SlowConsumerError):
+            for subscription in tuple(self._subscriptions):
+                if subscription.nats is error.sub and subscription.on_slow is not None:
+                    subscription.on_slow()
+            return
+        violation = _VIOLATION.search(str(error))
+        if violation is not None:
+            self._on_denied(violation.group(1), violation.group(2), PermissionDeniedError(str(error)))
+            return
+        if client.is_connected:
+            self._listener.on_error(error)
+        else:
+            logger.info("%s: %r", self.name, error)
+
+    def _on_denied(self, operation: str, subject: str, error: PermissionDeniedError) -> None:
+        # nats-py hands the server's text over in lower case, so subjects are compared in lower case.
+        if operation == "subscription":
+            for subscription in tuple(self._subscriptions):
+                if subscription.subject.lower() == subject:
+                    subscription.denied = error
+                    if subscription.on_denied is not None:
+                        subscription.on_denied(error)
+        elif not self._listener.on_publish_denied(subject, error):
+            self._undelivered.append(error)
+        self._listener.on_error(error)
+
+    # -- publishing ---------------------------------------------------------------------------------------------------
+
+    @property
+    def max_payload(self) -> int:
+        """Any thread: the server's limit for payload and headers together, in bytes."""
+        client = self._client
+        return 1048576 if client is None else client.max_payload
+
+    async def publish(self, subject: str, data: bytes, reply: str, headers: Optional[Mapping[str, str]]) -> bool:
+        """Hand a message to nats-py; False when there is no connection to take it."""
+        client = self._client
+        if client is None or not client.is_connected:
+            return False
+        try:
+            await client.publish(subject, data, reply, headers)  # type: ignore[arg-type]
+        except (
+            nats.errors.ConnectionClosedError,
+            nats.errors.ConnectionDrainingError,
+            nats.errors.OutboundBufferLimitError,
+        ):
+            return False
+        except nats.errors.Error as error:
+            self._undelivered.append(error)
+            self._listener.on_error(error)
+        return True
+
+    # -- barriers and subscriptions -----------------------------------------------------------------------------------
+
+    async def barrier(self, waiter: Waiter[None]) -> None:
+        """Two PING/PONG rounds, because nats-py writes the first PING ahead of what it has buffered."""
+        for _ in range(2):
+            client, down = self._client, self._went_down
+            if client is None or not self.up:
+                waiter.fail(DisconnectedError("the connection was lost before the server confirmed what was published"))
+                return
+            pong = asyncio.ensure_future(client.flush(_PONG_TIMEOUT))
+            self._pongs.add(pong)
+            await asyncio.wait({pong, down}, return_when=asyncio.FIRST_COMPLETED)
+            if not pong.done() or pong.cancelled():
+                waiter.fail(DisconnectedError("the connection was lost before the server confirmed what was published"))
+                return
+            self._pongs.discard(pong)
+            error = pong.exception()
+            if error is not None:
+                waiter.fail(error)
+                return
+        if self._undelivered:
+            error = self._undelivered[0]
+            self._undelivered.clear()
+            waiter.fail(error)
+        else:
+            waiter.set(None)
+
+    async def subscribe(self, subscription: LinkSubscription) -> LinkSubscription:
+        """Subscribe, and return once the server knows. Raises PermissionDeniedError, DisconnectedError."""
+        while not self.up:
+            await asyncio.sleep(0.01)
+        client = self._client
+        if client is None:
+            raise ClosedError("the pool is closed")
+        self._subscriptions.add(subscription)
+        try:
+            await subscription.attach(client)
+            waiter: Waiter[None] = Waiter()
+            before, self._undelivered = self._undelivered, deque(maxlen=100)
+            await self.barrier(waiter)
+            self._undelivered.extendleft(reversed(before))
+            if subscription.denied is not None:
+                raise subscription.denied
+        except BaseException:
+            await self.unsubscribe(subscription)
+            raise
+        return subscription
+
+    async def unsubscribe(self, subscription: LinkSubscription) -> None:
+        """End the subscription; what nats-py still buffers for it is dropped. Idempotent, raises nothing."""
+        if subscription not in self._subscriptions:
+            return
+        self._subscriptions.discard(subscription)
+        try:
+            if subscription.nats is not None:
+                await subscription.nats.unsubscribe()
+        except nats.errors.Error:
+            pass  # the connection is gone, and the subscription with it
+
+    async def drain(self, subscription: LinkSubscription, deadline: Deadline) -> None:
+        """End the subscription after handing over everything that the server had already sent."""
+        nats_sub, client = subscription.nats, self._client
+        if subscription in self._subscriptions and nats_sub is not None and client is not None and self.up:
+            # Subscription.drain of nats-py waits for a PONG ahead of its UNSUB, so messages sent in between are lost.
+            await client._send_unsubscribe(nats_sub._id)
+            waiter: Waiter[None] = Waiter()
+            await self.barrier(waiter)
+            while nats_sub.pending_msgs and not deadline.passed():
+                await asyncio.sleep(0.005)
+        await self.unsubscribe(subscription)
+
+    # -- figures ------------------------------------------------------------------------------------------------------
+
+    def counts(self) -> Dict[str, int]:
+        """Any thread: messages, bytes and reconnects since the beginning, successors of the first client included."""
+        client = self._client
+        return {key: past + (0 if client is None else client.stats[key]) for key, past in self._past.items()}
+
+    def server(self) -> Optional[str]:
+        """Any thread: the URL of the server connected to, without credentials."""
+        client = self._client
+        url = client.connected_url if client is not None and self.up else None
+        return None if url is None else redact(url.geturl())
+
+    def subscriptions(self) -> int:
+        return len(self._subscriptions)

@@ -1,0 +1,263 @@
+"""The requester's end of a stream as a state table: what was received, what was consumed, and how it ended.
+
+Pure: no threads, no clock, no I/O. The owner holds a lock around every call, hands in the time, and publishes what comes
+back. The table below and the one in docs/protocol.md are the same; the tests walk both.
+
+States: ``waiting`` (nothing has come yet), ``native`` (the responder speaks this protocol), ``plain`` (it does not),
+``done``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+from . import _wire
+from ._outgoing import CONFIRM_AFTER
+from ._wire import ACCEPTED, CHUNK, END, PROBE, Failure
+
+WAITING, NATIVE, PLAIN, DONE = "waiting", "native", "plain", "done"
+
+# A plain responder knows no window: more than this is not kept for a reader that is too slow.
+MAX_PLAIN_MESSAGES = 65536
+MAX_PLAIN_BYTES = 64 * 1024 * 1024
+
+_ACK_DELAY = 0.1  # seconds of the owner's clock: the longest that a consumed chunk stays un-acknowledged
+_CLOCK_SLACK = 0.001
+
+Item = Tuple[bytes, Optional[Dict[str, str]]]
+
+
+class Say(NamedTuple):
+    """A message for the responder. ``probe``: it carries the inbox as its reply, so that a dead responder answers 503."""
+
+    to: str
+    data: bytes
+    probe: bool = False
+
+
+class Ended(NamedTuple):
+    """How the stream ended: one word (see ``ResponseStream.end_reason``), and what an exception will need to say."""
+
+    reason: str
+    failure: Optional[Failure] = None
+    expected: int = 0
+    got: int = 0
+    detail: str = ""
+
+
+class Incoming:
+    def __init__(
+        self, *, window: int, max_bytes: int, probe_interval: float, max_probes: int = 3, clock: float = 0.0
+    ) -> None:
+        """``window``, ``max_bytes``: granted to the responder. ``probe_interval``: seconds of the owner's clock."""
+        self.window, self.max_bytes = window, max_bytes
+        self.state = WAITING
+        self.ended: Optional[Ended] = None
+        self.buffer: Deque[Item] = deque()
+        self.received = self.consumed = self.acked = 0
+        self.ignored = 0
+        self._buffered_bytes = 0
+        self._unacked_bytes = 0  # consumed, not acknowledged
+        self._control = ""  # the responder's control prefix, once bound
+        self._reply = ""  # its newest reply subject: where everything goes that is said to it
+        self._probe_interval, self._max_probes = probe_interval, max_probes
+        self._heard = self._probed = self._acked_at = clock
+        self._probes = 0
+        self._suspected: Optional[float] = None
+
+    # -- the reader's side --------------------------------------------------------------------------------------------
+
+    def take(self, clock: float) -> Tuple[Item, List[Say]]:
+        """The next chunk (the buffer must not be empty), and the acknowledgement if one is due."""
+        item = self.buffer.popleft()
+        size = len(item[0])
+        self._buffered_bytes -= size
+        self.consumed += 1
+        if self.state == NATIVE:
+            if self.consumed - self.acked == 1:
+                self._acked_at = clock  # the delay counts from the first un-acknowledged one
+            self._unacked_bytes += size
+            if 2 * (self.consumed - self.acked) >= self.window or 2 * self._unacked_bytes >= self.max_bytes:
+                return item, self._ack(clock)
+        return item, []
+
+    def stop(self, reason: str, detail: str = "") -> List[Say]:
+        """Local event, any state but done: the stream ends here, and the responder is told."""
+        if self.state == DONE:
+            return []
+        say = self._cancel("deadline" if reason == "deadline" else "")
+        self._finish(Ended(reason, detail=detail))
+        return say
+
+    # -- events: the table --------------------------------------------------------------------------------------------
+
+    def on_message(
+        self, data: bytes, reply: str, headers: Optional[Mapping[str, str]], clock: float, now: float
+    ) -> Tuple[List[Say], bool]:
+        """Something arrived in the inbox. The flag: a confirming probe is due after CONFIRM_AFTER seconds."""
+        status = headers.get(_wire.STATUS) if headers and not data else None
+        if status is not None:
+            return self._on_status(status, headers or {}, now)
+        parsed = _wire.parse_reply(reply)
+        failure = _wire.parse_failure(headers)
+        if parsed is None:
+            event = "unnumbered"
+        elif self.state == WAITING and headers and (_wire.STREAM in headers or _wire.LIBRARY_ERROR in headers):
+            self._bind(NATIVE, parsed[0], headers, clock)
+            event = parsed[1]
+        else:
+            event = parsed[1]
+        if parsed is not None and self._control and parsed[0] != self._control:
+            return [Say(reply, _wire.encode_cancel())], False  # a second responder: one is enough
+        action = _TABLE.get((self.state, event), Incoming._ignore)
+        if parsed is not None and self.state == NATIVE:
+            self._hear(reply, clock)
+        return action(self, parsed[2] if parsed is not None else 0, data, headers, failure, clock), False
+
+    def _on_status(self, status: str, headers: Mapping[str, str], now: float) -> Tuple[List[Say], bool]:
+        if status != _wire.NO_RESPONDERS:
+            self.ignored += 1
+        elif self.state == WAITING:
+            self._finish(Ended("no_responders"))
+        elif self.state == NATIVE:
+            if self._suspected is None:
+                self._suspected = now
+                return [], True
+            if now - self._suspected >= CONFIRM_AFTER - _CLOCK_SLACK:
+                self._finish(Ended("lost", detail="the responder's process or connection is gone"))
+        return [], False
+
+    def on_confirm(self, clock: float) -> List[Say]:
+        """The confirming probe is due."""
+        return self._ack(clock) if self.state == NATIVE and self._suspected is not None else []
+
+    def on_tick(self, clock: float) -> List[Say]:
+        """Time passes: overdue acknowledgements, and a probe when nothing was heard for a probe interval."""
+        if self.state != NATIVE:
+            return []
+        if clock - self._heard >= self._probe_interval and clock - self._probed >= self._probe_interval:
+            if self._probes >= self._max_probes:
+                self._finish(Ended("lost", detail=f"the responder did not answer {self._probes} probes"))
+                return []
+            self._probes += 1
+            self._probed = clock
+            return self._ack(clock)
+        if self.consumed > self.acked and clock - self._acked_at >= _ACK_DELAY:
+            return self._ack(clock)
+        return []
+
+    def on_disconnect(self, sent: bool) -> None:
+        """The own connection is lost; ``sent``: the request had been written to it."""
+        if self.state != DONE and (sent or self.state != WAITING):
+            self._finish(Ended("lost", detail="the own connection to the server was lost"))
+
+    # -- actions: all take (seq, data, headers, failure, clock) ---------------------------------------------------------
+
+    def _accepted(self, *_: object) -> List[Say]:
+        return []  # it was bound when it came in, which is all there is to it
+
+    def _chunk(self, seq: int, data: bytes, headers: Optional[Mapping[str, str]], _f: object, clock: float) -> List[Say]:
+        if seq <= self.received:
+            return self._ack(clock)
+        if seq != self.received + 1:
+            return self._gap(seq)
+        self.received = seq
+        self._keep(data, None)
+        return []
+
+    def _probe(self, seq: int, _d: object, _h: object, _f: object, clock: float) -> List[Say]:
+        return self._gap(seq + 1) if seq > self.received else self._ack(clock)
+
+    def _end(self, seq: int, _d: object, _h: object, failure: Optional[Failure], clock: float) -> List[Say]:
+        if seq > self.received and (failure is None or failure.library is None):
+            return self._gap(seq + 1)  # a responder that gives up by itself need not have sent what it counted
+        say = [Say(self._reply, _wire.encode_ack(seq + 1))]
+        self._finish(Ended("completed") if failure is None else Ended("error", failure))
+        return say
+
+    def _first_plain(
+        self, seq: int, data: bytes, headers: Optional[Mapping[str, str]], failure: object, clock: float
+    ) -> List[Say]:
+        self.state = PLAIN
+        return _TABLE[PLAIN, "unnumbered"](self, seq, data, headers, failure, clock)
+
+    def _plain(
+        self, _s: object, data: bytes, headers: Optional[Mapping[str, str]], failure: Optional[Failure], _c: object
+    ) -> List[Say]:
+        if failure is not None:
+            self._finish(Ended("error", failure))
+        elif not data:
+            self._finish(Ended("completed"))
+        elif len(self.buffer) >= MAX_PLAIN_MESSAGES or self._buffered_bytes + len(data) > MAX_PLAIN_BYTES:
+            self._finish(Ended("overflow", detail=f"{len(self.buffer)} messages, {self._buffered_bytes} bytes unread"))
+        else:
+            self.received += 1
+            self._keep(data, dict(headers) if headers else None)
+        return []
+
+    def _unnumbered(self, _s: object, _d: object, _h: object, failure: Optional[Failure], _c: object) -> List[Say]:
+        """A native responder says so when it does not know the stream; anything else without a number is foreign."""
+        if failure is not None and failure.library is not None:
+            self._finish(Ended("error", failure))
+        else:
+            self.ignored += 1
+        return []
+
+    def _ignore(self, *_: object) -> List[Say]:
+        self.ignored += 1
+        return []
+
+    # -- helpers ------------------------------------------------------------------------------------------------------
+
+    def _bind(self, state: str, control: str, headers: Mapping[str, str], clock: float) -> None:
+        self.state = state
+        self._control = control
+        self._heard = clock
+        params = _wire.parse_params(headers.get(_wire.STREAM, ""))
+        if params is not None:  # the responder may have capped what it was granted
+            self.window = min(self.window, params.window)
+            self.max_bytes = min(self.max_bytes, params.bytes)
+
+    def _hear(self, reply: str, clock: float) -> None:
+        self._reply = reply
+        self._heard = clock
+        self._probes = 0
+        self._suspected = None
+
+    def _keep(self, data: bytes, headers: Optional[Dict[str, str]]) -> None:
+        self.buffer.append((data, headers))
+        self._buffered_bytes += len(data)
+
+    def _ack(self, clock: float) -> List[Say]:
+        self.acked = self.consumed
+        self._unacked_bytes = 0
+        self._acked_at = clock
+        return [Say(self._reply, _wire.encode_ack(self.consumed), probe=True)]
+
+    def _gap(self, got: int) -> List[Say]:
+        say = self._cancel()
+        self._finish(Ended("gap", expected=self.received + 1, got=got))
+        return say
+
+    def _cancel(self, why: str = "") -> List[Say]:
+        return [Say(self._reply, _wire.encode_cancel(why))] if self.state == NATIVE else []
+
+    def _finish(self, ended: Ended) -> None:
+        self.state = DONE
+        self.ended = ended
+
+
+_TABLE: Dict[Tuple[str, str], Callable[..., List[Say]]] = {
+    (WAITING, CHUNK): Incoming._first_plain,
+    (WAITING, END): Incoming._first_plain,
+    (WAITING, "unnumbered"): Incoming._first_plain,
+    (NATIVE, ACCEPTED): Incoming._accepted,
+    (NATIVE, CHUNK): Incoming._chunk,
+    (NATIVE, PROBE): Incoming._probe,
+    (NATIVE, END): Incoming._end,
+    (NATIVE, "unnumbered"): Incoming._unnumbered,
+    (PLAIN, CHUNK): Incoming._plain,
+    (PLAIN, END): Incoming._plain,
+    (PLAIN, "unnumbered"): Incoming._plain,
+}

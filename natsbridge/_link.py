@@ -1,0 +1,223 @@
+"""One connection as the rest sees it: publish, subscribe, and dispatch what arrives for streams and requests.
+
+Methods say in which thread they run; what says nothing runs on the loop thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Callable, Coroutine, Dict, NamedTuple, Optional, Protocol, Set
+
+from nats.aio.msg import Msg
+
+from . import _wire
+from ._connection import Connection, LinkSubscription
+from ._deadline import Deadline
+from ._loop import LoopThread
+from ._outbox import Entry, Outbox
+from ._waiter import Lock
+from .errors import PermissionDeniedError
+from .options import ConnectOptions
+
+logger = logging.getLogger("natsbridge")
+
+TICK = 0.1  # seconds between looks at the streams; also the longest delay of an acknowledgement
+_IDLE_TICK = 0.5  # seconds between looks at the connection while there are no streams
+_GRANTED_BYTES = 48 * 1024 * 1024  # un-acknowledged bytes that all streams of a link may be granted together
+_LEAST_GRANT = 16 * 1024
+
+
+class End(Protocol):
+    """What answers to a token below the link's prefix: an end of a stream, or a request waiting for its reply."""
+
+    def on_message(self, suffix: str, msg: Msg) -> None:
+        """``suffix``: what follows the token in the subject, "" when it is the inbox itself."""
+
+    def on_tick(self, clock: float) -> None: ...
+    def on_disconnect(self) -> None: ...
+    def on_denied(self, subject: str, error: PermissionDeniedError) -> bool:
+        """The server refused a publish to ``subject`` (in lower case); True when it was this one's."""
+
+    def on_closed(self) -> None: ...
+
+
+class LinkStats(NamedTuple):
+    connected: bool
+    server: Optional[str]
+    reconnects: int
+    in_messages: int
+    out_messages: int
+    in_bytes: int
+    out_bytes: int
+    outbox_messages: int
+    outbox_bytes: int
+    streams: int
+    subscriptions: int
+    ignored: int
+
+
+class Link:
+    def __init__(
+        self,
+        name: str,
+        options: ConnectOptions,
+        loop: LoopThread,
+        *,
+        outbox_bytes: int,
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        self.name = name
+        self.loop = loop
+        self.prefix = f"{options.inbox_prefix}.{_wire.link_token()}"
+        self.clock = 0.0  # seconds that the loop has been running: stands still while the process is suspended
+        self.outbox = Outbox(loop, outbox_bytes)
+        self.connection = Connection(name, options, self)
+        self.on_error = on_error
+        self._lock = Lock()  # guards _granted
+        self._granted = 0
+        # Changed with single dict operations from any thread, read on the loop.
+        self._ends: Dict[str, End] = {}
+        self._ticking: Dict[str, End] = {}
+        self._tasks: Set[asyncio.Task[Any]] = set()
+        self._ignored = 0  # messages that made no sense and were dropped
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def open(self, deadline: Deadline) -> None:
+        """Connect and subscribe the link's own prefix. Raises ConnectError, or PermissionDeniedError for the prefix."""
+        self.outbox.open()
+        await self.connection.open(LinkSubscription(f"{self.prefix}.>", "", self._on_inbox), deadline)
+        self.spawn(self.outbox.write(self.connection))
+        self.spawn(self._tick())
+
+    def spawn(self, coro: Coroutine[Any, Any, Any]) -> None:
+        """Run a coroutine as a task that ends with the link."""
+        task = asyncio.get_event_loop().create_task(coro)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("%s: a task of the link died", self.name, exc_info=task.exception())
+
+    async def close(self, deadline: Deadline) -> None:
+        """Write what was accepted before, as far as the deadline and the connection allow, and disconnect."""
+        for end in tuple(self._ends.values()):
+            end.on_closed()
+        try:
+            if not await asyncio.wait_for(self.outbox.written(self.connection), deadline.at_most(60.0)):
+                logger.warning("%s: closed while disconnected, what was queued is lost", self.name)
+        except asyncio.TimeoutError:
+            logger.warning("%s: closed before everything queued was sent", self.name)
+        for task in tuple(self._tasks):
+            task.cancel()
+        self.outbox.abandon()
+        await self.connection.close(deadline)
+
+    # -- what the connection tells ------------------------------------------------------------------------------------
+
+    def on_up(self) -> None:
+        self.outbox.wake()
+
+    def on_down(self) -> None:
+        for end in tuple(self._ends.values()):
+            end.on_disconnect()
+
+    def on_publish_denied(self, subject: str, error: PermissionDeniedError) -> bool:
+        blamed = [end for end in tuple(self._ends.values()) if end.on_denied(subject, error)]
+        return bool(blamed)
+
+    # -- budgets ------------------------------------------------------------------------------------------------------
+
+    def grant(self, wanted: int) -> int:
+        """Take un-acknowledged bytes for a new stream out of the link's budget; less when little is left."""
+        with self._lock:
+            granted = min(wanted, max(_LEAST_GRANT, (_GRANTED_BYTES - self._granted) // 2))
+            self._granted += granted
+            return granted
+
+    def give_back(self, granted: int) -> None:
+        with self._lock:
+            self._granted -= granted
+
+    # -- dispatch -----------------------------------------------------------------------------------------------------
+
+    def register(self, token: str, end: End, *, ticking: bool) -> None:
+        """Any thread: deliver what arrives for ``token`` to ``end``."""
+        self._ends[token] = end
+        if ticking:
+            self._ticking[token] = end
+
+    def forget(self, token: str) -> None:
+        """Any thread: what still arrives for ``token`` is answered as unknown."""
+        self._ends.pop(token, None)
+        self._ticking.pop(token, None)
+
+    async def _on_inbox(self, msg: Msg) -> None:
+        token, _, suffix = msg.subject[len(self.prefix) + 1 :].partition(".")
+        end = self._ends.get(token)
+        try:
+            if end is not None:
+                end.on_message(suffix, msg)
+            else:
+                self._answer_unknown(suffix, msg)
+        except Exception as error:  # a fault of ours must not end nats-py's task, and every stream with it
+            logger.exception("%s: dispatching a message failed", self.name)
+            self.on_error(error)
+
+    def _answer_unknown(self, suffix: str, msg: Msg) -> None:
+        """The stream has ended here: tell the other end, with a message that is itself never answered."""
+        if msg.headers and _wire.STATUS in msg.headers:
+            return
+        if suffix == "":
+            if _wire.parse_reply(msg.reply) is not None:
+                self.outbox.control(Entry(msg.reply, _wire.encode_cancel()))
+                return
+        elif _wire.parse_kind(suffix) is not None and _wire.acceptable_reply(msg.reply):
+            control = _wire.parse_control(msg.data)
+            if control is not None and control[0] == _wire.ACK:
+                failure = _wire.library_failure("unknown")
+                self.outbox.control(Entry(msg.reply, headers=_wire.encode_failure(failure)))
+                return
+        self._ignored += 1
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_event_loop()
+        last = loop.time()
+        while True:
+            pause = TICK if self._ticking else _IDLE_TICK
+            await asyncio.sleep(pause)
+            now = loop.time()
+            # A suspended process must not take its own sleep for the silence of others.
+            self.clock += min(now - last, pause + TICK)
+            last = now
+            try:
+                self.connection.check()
+                for end in tuple(self._ticking.values()):
+                    end.on_tick(self.clock)
+            except Exception as error:
+                logger.exception("%s: looking after the streams failed", self.name)
+                self.on_error(error)
+
+    # -- figures ------------------------------------------------------------------------------------------------------
+
+    def stats(self) -> LinkStats:
+        """Any thread: a snapshot; counts of messages and bytes go on through reconnects."""
+        counts = self.connection.counts()
+        waiting, waiting_bytes = self.outbox.waiting()
+        return LinkStats(
+            connected=self.connection.up,
+            server=self.connection.server(),
+            reconnects=counts["reconnects"],
+            in_messages=counts["in_msgs"],
+            out_messages=counts["out_msgs"],
+            in_bytes=counts["in_bytes"],
+            out_bytes=counts["out_bytes"],
+            outbox_messages=waiting,
+            outbox_bytes=waiting_bytes,
+            streams=len(self._ticking),
+            subscriptions=self.connection.subscriptions(),
+            ignored=self._ignored,
+        )

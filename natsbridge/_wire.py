@@ -1,0 +1,239 @@
+"""The stream protocol's wire format as pure functions: values to bytes and back. docs/protocol.md is the specification.
+
+Whatever cannot be parsed comes back as None; no input makes a function here raise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from typing import Dict, Mapping, NamedTuple, Optional, Tuple
+
+VERSION = 1
+
+CONNECT_ID = "Connect-ID"
+STREAM = "Natsbridge-Stream"
+LIBRARY_ERROR = "Natsbridge-Error"
+ERROR = "Nats-Service-Error"
+ERROR_CODE = "Nats-Service-Error-Code"
+STATUS = "Status"  # nats-py's name for the status of a status message
+
+NO_RESPONDERS = "503"
+
+# Kinds of messages to a requester, and what they carry.
+ACCEPTED, CHUNK, PROBE, END = "a", "d", "p", "e"
+# Verbs of messages to a responder.
+ACK, CANCEL = "ack", "cancel"
+
+# The error ends that the library itself sends: word, code and description.
+LIBRARY_ENDS = {
+    "busy": (503, "every handler of the responder is busy"),
+    "offline": (499, "the client was marked offline"),
+    "deadline": (504, "the request's timeout passed at the responder"),
+    "disconnected": (502, "the responder's connection was lost meanwhile"),
+    "shutdown": (503, "the responder is shutting down"),
+    "abandoned": (500, "the responder dropped the stream without ending it"),
+    "unknown": (404, "the responder does not know this stream (any more)"),
+    "version": (505, f"the responder speaks version {VERSION} of the stream protocol, and cannot read this request"),
+}
+
+_MAX_NUMBER = 2**53  # numbers stay exact in every language's floats
+_KIND = re.compile(r"([adpe])(0|[1-9][0-9]{0,15})\Z")
+_STREAM_TOKEN = re.compile(r"[0-9a-f]{24}\Z")
+_NUMBER = re.compile(r"(0|[1-9][0-9]{0,15})\Z")
+_LEASE = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def link_token() -> str:
+    """128 random bits: a link's subject below the inbox prefix."""
+    return secrets.token_hex(16)
+
+
+def stream_token() -> str:
+    """96 random bits: a stream's subject below its link."""
+    return secrets.token_hex(12)
+
+
+def lease_token() -> str:
+    return secrets.token_hex(8)
+
+
+def reply_subject(control: str, kind: str, seq: int) -> str:
+    """The reply subject that says what a message to the requester is, and takes the requester's answers."""
+    return f"{control}.{kind}{seq}"
+
+
+def parse_kind(token: str) -> Optional[Tuple[str, int]]:
+    match = _KIND.match(token)
+    return None if match is None else (match.group(1), int(match.group(2)))
+
+
+def parse_reply(reply: str) -> Optional[Tuple[str, str, int]]:
+    """(control prefix, kind, seq) when ``reply`` is the reply subject of a responder that speaks this protocol."""
+    control, _, last = reply.rpartition(".")
+    kind = parse_kind(last)
+    if kind is None or not _STREAM_TOKEN.match(control.rpartition(".")[2]):
+        return None
+    return control, kind[0], kind[1]
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+class StreamParams(NamedTuple):
+    """The value of ``Natsbridge-Stream``: in a request what the requester asks for, in an ``a`` what holds."""
+
+    window: int
+    bytes: int
+    timeout_ms: Optional[int] = None
+    lease: Optional[str] = None
+    version: int = VERSION
+
+
+def encode_params(params: StreamParams) -> str:
+    parts = [f"v={params.version}", f"window={params.window}", f"bytes={params.bytes}"]
+    if params.timeout_ms is not None:
+        parts.append(f"timeout={params.timeout_ms}")
+    if params.lease is not None:
+        parts.append(f"lease={params.lease}")
+    return "; ".join(parts)
+
+
+def parse_params(value: str) -> Optional[StreamParams]:
+    """None when malformed. Unknown keys are ignored, so that later versions can add some."""
+    fields: Dict[str, str] = {}
+    for part in value.split(";"):
+        key, equals, text = part.partition("=")
+        if not equals:
+            if part.strip():
+                return None
+            continue
+        if key.strip() in fields:
+            return None
+        fields[key.strip()] = text.strip()
+    version, window, size = (_number(fields.get(key)) for key in ("v", "window", "bytes"))
+    if not version or not window or not size:
+        return None
+    timeout = _number(fields["timeout"]) if "timeout" in fields else None
+    lease = fields.get("lease")
+    if ("timeout" in fields and timeout is None) or (lease is not None and not _LEASE.match(lease)):
+        return None
+    return StreamParams(window, size, timeout, lease, version)
+
+
+def _number(text: Optional[str]) -> Optional[int]:
+    if text is None or not _NUMBER.match(text):
+        return None
+    return min(int(text), _MAX_NUMBER)
+
+
+def acceptable_reply(reply: str) -> bool:
+    """False for replies that would make a responder publish, with its own rights, where a requester must not."""
+    return bool(reply) and not reply.startswith(("$", "natsbridge."))
+
+
+# -- control ----------------------------------------------------------------------------------------------------------
+
+
+def encode_ack(seq: int) -> bytes:
+    return b"ack %d" % seq
+
+
+def encode_cancel(why: str = "") -> bytes:
+    """``why``: "deadline" when the requester's own deadline passed; "" for any other reason."""
+    return f"cancel {why}".encode() if why else b"cancel"
+
+
+def parse_control(data: bytes) -> Optional[Tuple[str, int, str]]:
+    """(verb, sequence number or 0, word behind ``cancel``) of a message to a responder."""
+    if len(data) > 64:
+        return None
+    try:
+        verb, _, rest = data.decode("ascii").partition(" ")
+    except UnicodeDecodeError:
+        return None
+    if verb == CANCEL:
+        return CANCEL, 0, rest
+    if verb == ACK:
+        seq = _number(rest)
+        return None if seq is None else (ACK, seq, "")
+    return None
+
+
+# -- ends -------------------------------------------------------------------------------------------------------------
+
+
+class Failure(NamedTuple):
+    """Why a stream ended badly. ``library``: the word when the responder's library ended it, None for its handler."""
+
+    code: int
+    description: str
+    library: Optional[str] = None
+
+
+def library_failure(word: str) -> Failure:
+    code, description = LIBRARY_ENDS[word]
+    return Failure(code, description, word)
+
+
+def encode_failure(failure: Failure) -> Dict[str, str]:
+    headers = {ERROR: one_line(failure.description) or "error", ERROR_CODE: str(failure.code)}
+    if failure.library is not None:
+        headers[LIBRARY_ERROR] = failure.library
+    return headers
+
+
+def parse_failure(headers: Optional[Mapping[str, str]]) -> Optional[Failure]:
+    if not headers or ERROR not in headers:
+        return None
+    code = _number(headers.get(ERROR_CODE, "").strip())
+    return Failure(500 if code is None else code, headers[ERROR], headers.get(LIBRARY_ERROR))
+
+
+def one_line(text: str, limit: int = 1024) -> str:
+    """Text as a header's value can carry it."""
+    cleaned = re.sub(r"[\x00-\x1f\x7f]+", " ", text).strip()[:limit]
+    return cleaned.encode("utf-8", "replace").decode()
+
+
+# -- presence ---------------------------------------------------------------------------------------------------------
+
+OFFLINE_EVENTS = "natsbridge.offline.*"
+ONLINE_EVENTS = "natsbridge.online.*"
+
+
+class Announcement(NamedTuple):
+    """A client went offline (or, on the online subject, is back). ``lease`` None: every stream of the id is meant."""
+
+    connect_id: str
+    lease: Optional[str]
+    origin: str
+
+
+def presence_subject(connect_id: str, online: bool) -> str:
+    token = hashlib.sha256(connect_id.encode()).hexdigest()[:16]
+    return f"natsbridge.{'online' if online else 'offline'}.{token}"
+
+
+def encode_announcement(announcement: Announcement) -> bytes:
+    return json.dumps(announcement._asdict(), ensure_ascii=False).encode()
+
+
+def parse_announcement(data: bytes) -> Optional[Announcement]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    connect_id, lease, origin = value.get("connect_id"), value.get("lease"), value.get("origin", "")
+    if not isinstance(connect_id, str) or not connect_id or not isinstance(origin, str):
+        return None
+    if lease is not None and not isinstance(lease, str):
+        return None
+    return Announcement(connect_id, lease, origin)

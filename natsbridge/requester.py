@@ -1,0 +1,398 @@
+"""The requester's side: ``ResponseStream`` for streams, ``PendingRequest`` for a single reply."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Dict, Iterator, List, Optional
+
+from nats.aio.msg import Msg
+
+from . import _fork, _incoming, _outgoing, _wire
+from ._deadline import Deadline
+from ._incoming import Ended, Incoming, Item, Say
+from ._link import Link
+from ._outbox import Entry
+from ._waiter import Condition, Waiter
+from .errors import (
+    BusyError,
+    ClientOfflineError,
+    ClosedError,
+    Error,
+    ForkedError,
+    NoRespondersError,
+    PermissionDeniedError,
+    RequestTimeoutError,
+    ResponderLostError,
+    SlowConsumerError,
+    StreamError,
+    StreamGapError,
+)
+from .message import Message
+from .options import headers_size
+from .registry import OnlineRegistry
+
+# A busy worker is not the only one perhaps: seconds before each new try of a refused request.
+_BUSY_RETRIES = (0.01, 0.03, 0.05)
+
+
+class PendingRequest:
+    """A request that waits for one reply; addressed by its token."""
+
+    def __init__(self, link: Link, subject: str) -> None:
+        self._link, self.subject = link, subject
+        self.token = _wire.stream_token()
+        self.inbox = f"{link.prefix}.{self.token}"
+        self.sent = False
+        self._waiter: Waiter[Msg] = Waiter()
+
+    @property
+    def gone(self) -> bool:
+        return self._waiter.gone
+
+    def wait(self, deadline: Deadline) -> Msg:
+        """Raises NoRespondersError, PermissionDeniedError, ClosedError, or ``Abandoned`` at the deadline."""
+        return self._waiter.wait(deadline)
+
+    def on_message(self, suffix: str, msg: Msg) -> None:
+        if suffix:
+            return
+        if not msg.data and msg.headers and msg.headers.get(_wire.STATUS) == _wire.NO_RESPONDERS:
+            self._waiter.fail(NoRespondersError(self.subject))
+        else:
+            self._waiter.set(msg)
+
+    def on_tick(self, clock: float) -> None: ...
+
+    def on_disconnect(self) -> None: ...  # the reply may still come once the connection is back
+
+    def on_denied(self, subject: str, error: PermissionDeniedError) -> bool:
+        return subject == self.subject.lower() and self._waiter.fail(error)
+
+    def on_closed(self) -> None:
+        self._waiter.fail(ClosedError("the pool was closed while the request waited for its reply"))
+
+
+class StreamSource:
+    """The end of a stream that ``ResponseStream`` reads from: lives while the stream does, in the link's hands.
+
+    It never refers to its ``ResponseStream``, so that a stream nobody holds any more can be cancelled.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        registry: OnlineRegistry,
+        subject: str,
+        data: bytes,
+        *,
+        connect_id: Optional[str],
+        headers: Optional[Dict[str, str]],
+        deadline: Deadline,
+        idle_timeout: Optional[float],
+        plain_idle_timeout: Optional[float],
+        window: int,
+        max_bytes: int,
+        probe_interval: float,
+    ) -> None:
+        self.subject, self.connect_id, self.lease = subject, connect_id, registry.lease_of(connect_id)
+        self.gone = False  # the guard of the queued request
+        self.sent = False
+        self.generation = _fork.generation
+        self._link, self._registry = link, registry
+        self._data, self._headers = data, headers
+        self._deadline = deadline
+        self._idle_timeout, self._plain_idle_timeout = idle_timeout, plain_idle_timeout
+        self._window, self._max_bytes, self._probe_interval = window, link.grant(max_bytes), probe_interval
+        self._cond = Condition()  # guards _incoming, _token, _retries_left, _retired and _denied
+        self._retries = list(_BUSY_RETRIES)
+        self._retired = False
+        self._denied: Optional[PermissionDeniedError] = None
+        self._token = ""
+        self._incoming = self._fresh_end()
+
+    # -- the request --------------------------------------------------------------------------------------------------
+
+    def _fresh_end(self) -> Incoming:
+        return Incoming(
+            window=self._window,
+            max_bytes=self._max_bytes,
+            probe_interval=self._probe_interval,
+            clock=self._link.clock,
+        )
+
+    def _request(self) -> Entry:
+        """Register a fresh token and build the request for it."""
+        self._token = _wire.stream_token()
+        self._link.register(self._token, self, ticking=True)
+        left = self._deadline.remaining()
+        params = _wire.StreamParams(
+            self._window, self._max_bytes, None if left is None else max(1, round(left * 1000)), self.lease
+        )
+        headers = {**(self._headers or {}), _wire.STREAM: _wire.encode_params(params)}
+        if self.connect_id is not None:
+            headers[_wire.CONNECT_ID] = self.connect_id
+        return Entry(self.subject, self._data, self._inbox(), headers, guard=self)
+
+    def _inbox(self) -> str:
+        return f"{self._link.prefix}.{self._token}"
+
+    def start(self, deadline: Deadline) -> None:
+        """Send the request. Raises what ``Outbox.publish`` raises, and ClientOfflineError for an id marked offline."""
+        try:
+            self._registry.watch(self)
+            if self._registry.is_offline(self.connect_id, self.lease):
+                raise ClientOfflineError(self.connect_id, "offline")
+            entry = self._request()
+            size = len(entry.data) + headers_size(entry.headers)
+            self._link.outbox.publish(entry, size, deadline.remaining())
+        except BaseException:
+            self.stop("cancelled")
+            raise
+
+    def _try_again(self) -> None:
+        """On the loop: a busy worker refused; perhaps another one is free by now."""
+        with self._cond:
+            if self._incoming.state == _incoming.DONE:
+                return
+            entry = self._request()
+        self._link.outbox.control(entry)
+
+    # -- events, on the loop ------------------------------------------------------------------------------------------
+
+    def on_message(self, suffix: str, msg: Msg) -> None:
+        loop = asyncio.get_event_loop()
+        with self._cond:
+            says, confirm = self._incoming.on_message(msg.data, msg.reply, msg.headers, self._link.clock, loop.time())
+            retry = self._retry_after(self._incoming.ended)
+            if retry is None:
+                self._cond.notify_all()
+        self._say(says)
+        if retry is not None:
+            loop.call_later(retry, self._try_again)
+        elif confirm:
+            loop.call_later(_outgoing.CONFIRM_AFTER, self._confirm)
+
+    def _retry_after(self, ended: Optional[Ended]) -> Optional[float]:
+        """Where a busy refusal may be tried again: forget it, and say when."""
+        if ended is None or ended.failure is None or ended.failure.library != "busy" or not self._retries:
+            return None
+        if self._deadline.passed():
+            return None
+        self._link.forget(self._token)
+        self._incoming = self._fresh_end()
+        return self._retries.pop(0)
+
+    def _confirm(self) -> None:
+        with self._cond:
+            says = self._incoming.on_confirm(self._link.clock)
+        self._say(says)
+
+    def on_tick(self, clock: float) -> None:
+        with self._cond:
+            says = self._incoming.stop("deadline") if self._deadline.passed() else self._incoming.on_tick(clock)
+            if self._incoming.state == _incoming.DONE:
+                self._cond.notify_all()
+        self._say(says)
+
+    def on_disconnect(self) -> None:
+        with self._cond:
+            self._incoming.on_disconnect(self.sent)
+            self._cond.notify_all()
+        self._say([])
+
+    def on_denied(self, subject: str, error: PermissionDeniedError) -> bool:
+        if subject != self.subject.lower():
+            return False
+        self._denied = error
+        self.stop("denied")
+        return True
+
+    def on_closed(self) -> None:
+        self.stop("closed")
+
+    def go_offline(self) -> None:
+        """Any thread: the client that this stream is for was marked offline."""
+        self.stop("offline")
+
+    # -- the reader, any thread ---------------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> Optional[Ended]:
+        return self._incoming.ended
+
+    def stop(self, reason: str) -> None:
+        """End the stream from this side; nothing more is handed out. Idempotent."""
+        with self._cond:
+            says = self._incoming.stop(reason)
+            if self._incoming.ended is not None and self._incoming.ended.reason == reason:
+                self._incoming.buffer.clear()
+            self._cond.notify_all()
+        self._say(says)
+
+    def _say(self, says: List[Say]) -> None:
+        """Publish what the state table said, and let go of the stream once it is done."""
+        for say in says:
+            self._link.outbox.control(Entry(say.to, say.data, self._inbox() if say.probe else ""))
+        if self._incoming.state == _incoming.DONE:
+            with self._cond:
+                first, self._retired = not self._retired, True
+            if first:
+                self.gone = True
+                self._link.forget(self._token)
+                self._link.give_back(self._max_bytes)
+                self._registry.unwatch(self)
+
+    def next(self) -> Optional[Item]:
+        """The next chunk; None once the stream is over and that is no error. Raises the error otherwise."""
+        says: List[Say] = []
+        with self._cond:
+            waiting_since = time.monotonic()
+            while not self._incoming.buffer:
+                ended = self._incoming.ended
+                if ended is not None:
+                    break
+                self._link.loop.refuse_here()
+                reason, left = self._patience(waiting_since)
+                if left is not None and left <= 0:
+                    says = self._incoming.stop(reason)
+                    continue
+                self._cond.wait_slice(left)
+            else:
+                item, says = self._incoming.take(self._link.clock)
+                ended = None
+        self._say(says)
+        if ended is None:
+            return item
+        error = self._error(ended)
+        if error is not None:
+            raise error
+        return None
+
+    def _patience(self, waiting_since: float) -> tuple[str, Optional[float]]:
+        """Which limit strikes next, and the seconds until then."""
+        left = self._deadline.remaining()
+        idle = self._idle_timeout
+        if idle is None and self._incoming.state != _incoming.NATIVE:
+            idle = self._plain_idle_timeout
+        if idle is None:
+            return "deadline", left
+        idle_left = waiting_since + idle - time.monotonic()
+        return ("deadline", left) if left is not None and left <= idle_left else ("idle", idle_left)
+
+    def _error(self, ended: Ended) -> Optional[Error]:
+        reason, failure = ended.reason, ended.failure
+        if reason in ("completed", "cancelled"):
+            return None
+        if reason == "offline":
+            return ClientOfflineError(self.connect_id, "offline")
+        if reason == "deadline":
+            return RequestTimeoutError(f"the stream from {self.subject!r} did not end within {self._deadline.timeout} s")
+        if reason == "idle":
+            limit = self._plain_idle_timeout if self._idle_timeout is None else self._idle_timeout
+            return RequestTimeoutError(f"nothing came from {self.subject!r} for {limit} s")
+        if reason == "no_responders":
+            return NoRespondersError(self.subject)
+        if reason == "gap":
+            return StreamGapError(ended.expected, ended.got)
+        if reason == "overflow":
+            return SlowConsumerError(self.subject, ended.detail)
+        if reason == "closed":
+            return ClosedError("the pool was closed while the stream was open")
+        if reason == "denied":
+            return self._denied
+        if failure is not None:
+            return self._remote_error(failure)
+        return ResponderLostError(f"the stream from {self.subject!r} is incomplete: {ended.detail}")
+
+    def _remote_error(self, failure: _wire.Failure) -> Error:
+        if failure.library == "busy":
+            return BusyError(f"every worker on {self.subject!r} is busy and its queue is full: {failure.description}")
+        if failure.library == "offline":
+            return ClientOfflineError(self.connect_id, "offline")
+        if failure.library == "deadline":
+            return RequestTimeoutError(f"the stream from {self.subject!r} did not end within {self._deadline.timeout} s")
+        if failure.library in ("disconnected", "shutdown", "unknown"):
+            return ResponderLostError(f"the stream from {self.subject!r} is incomplete: {failure.description}")
+        return StreamError(failure.code, failure.description)
+
+
+class ResponseStream:
+    """The chunks of one streamed answer, in order, each exactly once; made by ``Pool.stream``.
+
+    Iterating yields ``bytes`` and ends silently only when the responder ended the stream, or when this side stopped it
+    (``cancel``, ``close``, leaving the ``with``). Whatever else ends it raises, after the chunks that did arrive:
+    ``StreamError`` (the responder failed), ``ResponderLostError`` (it, or the connection, is gone), ``StreamGapError``,
+    ``BusyError``, ``NoRespondersError``, ``RequestTimeoutError`` (total or idle time is over), ``ClientOfflineError`` (this
+    stream's own id was marked offline), ``ClosedError`` (the pool was closed), ``SlowConsumerError`` (only from responders
+    without flow control). In a forked child every use raises ``ForkedError``.
+
+    Stopping tells the responder at once: its next ``send`` raises. A stream that is garbage-collected is cancelled too.
+    Methods may be called from any thread; one thread at a time should iterate.
+    """
+
+    def __init__(self, source: StreamSource, owner: object) -> None:
+        self._source = source
+        self._owner = owner  # the pool, which must not be collected while this stream is read
+
+    def _own(self) -> StreamSource:
+        if self._source.generation != _fork.generation:
+            raise ForkedError("this stream belongs to the parent process: start one of your own here")
+        return self._source
+
+    def __iter__(self) -> ResponseStream:
+        return self
+
+    def __next__(self) -> bytes:
+        item = self._own().next()
+        if item is None:
+            raise StopIteration
+        return item[0]
+
+    def messages(self) -> Iterator[Message]:
+        """The same chunks as ``Message``s, for headers that a responder of another kind sent with them."""
+        while True:
+            item = self._own().next()
+            if item is None:
+                return
+            yield Message(self._source.subject, item[0], headers=item[1])
+
+    @property
+    def end_reason(self) -> Optional[str]:
+        """Why the stream is over, None while it is open.
+
+        ``completed``; ``cancelled`` (by this side); ``error`` (the responder said why it failed, refused, or stopped);
+        ``lost``; ``gap``; ``no_responders``; ``deadline``; ``idle``; ``offline``; ``overflow``; ``denied``; ``closed``.
+        """
+        ended = self._source.ended
+        return None if ended is None else ended.reason
+
+    @property
+    def connect_id(self) -> Optional[str]:
+        return self._source.connect_id
+
+    @property
+    def subject(self) -> str:
+        return self._source.subject
+
+    def cancel(self) -> None:
+        """Stop the stream: tell the responder, drop what was not read, end the iteration. Idempotent, any thread."""
+        self._own().stop("cancelled")
+
+    close = cancel
+
+    def __enter__(self) -> ResponseStream:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        # May run inside any lock, in any thread, even the loop's: only leave a note for the loop.
+        source = getattr(self, "_source", None)
+        if source is not None and source.ended is None and source.generation == _fork.generation:
+            source._link.loop.post_quietly(source.stop, "cancelled")
+
+    def __repr__(self) -> str:
+        state = self.end_reason or "open"
+        return f"<ResponseStream {self.subject!r} {state}, {self._source._incoming.received} chunks received>"

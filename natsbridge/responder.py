@@ -1,0 +1,402 @@
+"""The responder's side: ``ResponseSender`` and the request that it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Callable, Dict, List, Mapping, Optional, Tuple
+
+from nats.aio.msg import Msg
+
+from . import _fork, _outgoing, _wire
+from ._deadline import Deadline, check_timeout
+from ._link import Link
+from ._outbox import Entry
+from ._outgoing import Emit, Outgoing
+from ._waiter import Condition
+from ._workers import Workers
+from .errors import (
+    BusyError,
+    ClientOfflineError,
+    ClosedError,
+    Error,
+    ForkedError,
+    MaxPayloadError,
+    PermissionDeniedError,
+    StreamError,
+)
+from .options import check_callable, check_chunk, check_count
+from .registry import OnlineRegistry
+
+logger = logging.getLogger("natsbridge")
+
+OFFLINE_REASONS = frozenset(("offline", "cancelled", "no_interest", "unreachable", "disconnected", "deadline"))
+
+
+class StreamRequest:
+    """What a stream handler is asked. Immutable.
+
+    ``subject``; ``data``: the payload; ``headers``: names to values; ``connect_id``: the client's id, None without one.
+    """
+
+    __slots__ = ("_deadline", "connect_id", "data", "headers", "subject")
+
+    def __init__(
+        self, subject: str, data: bytes, headers: Mapping[str, str], connect_id: Optional[str], deadline: Deadline
+    ) -> None:
+        self.subject, self.data, self.headers, self.connect_id = subject, data, headers, connect_id
+        self._deadline = deadline
+
+    def remaining(self) -> Optional[float]:
+        """Seconds until the requester's deadline, never negative; None when it set none."""
+        return self._deadline.remaining()
+
+    def __repr__(self) -> str:
+        who = "" if self.connect_id is None else f" connect_id={self.connect_id!r}"
+        return f"<StreamRequest {self.subject!r} {len(self.data)} bytes{who}>"
+
+
+class StreamSink:
+    """The end of a stream that ``ResponseSender`` writes to: lives while the stream does, in the link's hands.
+
+    It never refers to its ``ResponseSender``, so that a detached one that nobody holds any more ends its stream.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        registry: OnlineRegistry,
+        callbacks: Workers,
+        inbox: str,
+        *,
+        connect_id: Optional[str],
+        params: Optional[_wire.StreamParams],
+        deadline: Deadline,
+        window: int,
+        max_bytes: int,
+        probe_interval: float,
+        on_done: Callable[[StreamSink], None],
+    ) -> None:
+        """``params``: what the requester asked for, None when it does not speak the protocol."""
+        self.connect_id = connect_id
+        self.lease = None if params is None else params.lease
+        self.deadline = deadline
+        self.generation = _fork.generation
+        self.detached = False
+        self._link, self._registry, self._callbacks = link, registry, callbacks
+        self._inbox = inbox
+        self._on_done = on_done
+        if params is not None:
+            window, max_bytes = min(window, params.window), min(max_bytes, params.bytes)
+        self._params = _wire.StreamParams(window, max_bytes)
+        self._token = _wire.stream_token()
+        self._control = f"{link.prefix}.{self._token}"
+        self._cond = Condition()  # guards everything below
+        self._outgoing = Outgoing(
+            native=params is not None,
+            window=window,
+            max_bytes=max_bytes,
+            probe_interval=probe_interval,
+            clock=link.clock,
+        )
+        self._scheduled = False  # the writer has this stream in its queue
+        self._retired = False
+        self._denied: Optional[PermissionDeniedError] = None
+        self._offline_callbacks: List[Callable[[], object]] = []
+
+    def open(self) -> None:
+        """On the loop: become reachable, and accept the request where the requester understands that."""
+        self._link.register(self._token, self, ticking=True)
+        self._registry.watch(self)
+        if self._outgoing.native:
+            self._emit([self._outgoing.accept()])
+
+    # -- the handler, any thread --------------------------------------------------------------------------------------
+
+    @property
+    def reason(self) -> Optional[str]:
+        return self._outgoing.reason
+
+    @property
+    def done(self) -> bool:
+        return self._outgoing.state == _outgoing.DONE
+
+    @property
+    def running(self) -> bool:
+        """The handler may still send."""
+        return self._outgoing.state == _outgoing.RUNNING
+
+    @property
+    def is_offline(self) -> bool:
+        return self._outgoing.reason in OFFLINE_REASONS
+
+    def send(self, chunk: bytes) -> None:
+        limit = self._link.connection.max_payload
+        if len(chunk) > limit:
+            raise MaxPayloadError(len(chunk), limit)
+        deadline = self.deadline
+        with self._cond:
+            while True:
+                if self._outgoing.state != _outgoing.RUNNING:
+                    raise self._error()
+                if deadline.at is not None and time.monotonic() >= deadline.at:
+                    break
+                if self._outgoing.admits(len(chunk)):
+                    self._outgoing.push(chunk)
+                    scheduled, self._scheduled = self._scheduled, True
+                    if not scheduled:
+                        self._link.outbox.ready(self)
+                    return
+                self._link.loop.refuse_here()
+                self._cond.wait_slice(deadline.remaining())
+        self.give_up("deadline")
+        raise self._error()
+
+    def end(self, failure: Optional[_wire.Failure] = None) -> None:
+        with self._cond:
+            if self._outgoing.end(failure):
+                scheduled, self._scheduled = self._scheduled, True
+                if not scheduled:
+                    self._link.outbox.ready(self)
+
+    def give_up(self, reason: str) -> None:
+        """Stop now, whatever waits to be sent; idempotent."""
+        with self._cond:
+            emits = self._outgoing.give_up(reason)
+        self._emit(emits)
+
+    def _error(self) -> Error:
+        reason = self._outgoing.reason
+        if reason in OFFLINE_REASONS:
+            return ClientOfflineError(self.connect_id, str(reason))
+        if self._denied is not None:
+            return self._denied
+        if reason == "shutdown":
+            return ClosedError("the subscriber was closed: the stream was ended for its requester")
+        return ClosedError("the stream was ended already: send() comes too late")
+
+    def wait(self, timeout: Optional[float], *, for_end: bool) -> bool:
+        """Wait until the client is gone (``for_end``: until the stream is over in any way)."""
+        deadline = Deadline(timeout)
+        self._link.loop.refuse_here()
+        with self._cond:
+            while not self.done and not deadline.passed():
+                if self.deadline.passed():
+                    break
+                self._cond.wait_slice(deadline.at_most(self.deadline.at_most(60.0)))
+        if not self.done and self.deadline.passed():
+            self.give_up("deadline")
+        return self.done if for_end else self.is_offline
+
+    def add_offline_callback(self, callback: Callable[[], object]) -> None:
+        with self._cond:
+            if not self.done:
+                self._offline_callbacks.append(callback)
+                return
+        if self.is_offline:
+            self._callbacks.submit(callback)
+
+    # -- the writer, on the loop --------------------------------------------------------------------------------------
+
+    def take_frame(self, budget: int) -> Tuple[List[Entry], bool]:
+        with self._cond:
+            emits = self._outgoing.take(budget, self._link.clock)
+            more = self._outgoing.has_work
+            self._scheduled = more
+            if not self._outgoing.native:
+                self._cond.notify_all()
+        entries = [self._entry(emit) for emit in emits]
+        self._retire_if_done()
+        return entries, more
+
+    def _entry(self, emit: Emit) -> Entry:
+        headers: Optional[Dict[str, str]] = None
+        if emit.failure is not None:
+            headers = _wire.encode_failure(emit.failure)
+        elif emit.kind in (_wire.ACCEPTED, _wire.PROBE):
+            headers = {_wire.STREAM: _wire.encode_params(self._params)}
+        return Entry(self._inbox, emit.payload, _wire.reply_subject(self._control, emit.kind, emit.seq), headers)
+
+    def _emit(self, emits: List[Emit]) -> None:
+        """Publish what the state table said, and let go of the stream once it is done."""
+        for emit in emits:
+            self._link.outbox.control(self._entry(emit))
+        self._retire_if_done()
+
+    def _retire_if_done(self) -> None:
+        if not self.done:
+            return
+        with self._cond:
+            first, self._retired = not self._retired, True
+            callbacks, self._offline_callbacks = self._offline_callbacks, []
+            self._cond.notify_all()
+        if not first:
+            return
+        self._link.forget(self._token)
+        self._registry.unwatch(self)
+        if self.is_offline:
+            for callback in callbacks:
+                self._callbacks.submit(callback)
+        self._on_done(self)
+
+    # -- events, on the loop ------------------------------------------------------------------------------------------
+
+    def on_message(self, suffix: str, msg: Msg) -> None:
+        loop = asyncio.get_event_loop()
+        if not suffix:
+            return
+        if not msg.data and msg.headers and msg.headers.get(_wire.STATUS) == _wire.NO_RESPONDERS:
+            with self._cond:
+                confirm = self._outgoing.on_no_responders(loop.time())
+            if confirm:
+                loop.call_later(_outgoing.CONFIRM_AFTER, self._confirm)
+            self._emit([])
+            return
+        control = _wire.parse_control(msg.data)
+        emits: List[Emit] = []
+        with self._cond:
+            if control is None:
+                self._outgoing.ignored += 1
+            elif control[0] == _wire.CANCEL:
+                emits = self._outgoing.on_cancel(control[2])
+            else:
+                emits = self._outgoing.on_ack(control[1], self._link.clock)
+                self._cond.notify_all()
+        self._emit(emits)
+
+    def _confirm(self) -> None:
+        with self._cond:
+            emits = self._outgoing.on_confirm(self._link.clock)
+        self._emit(emits)
+
+    def on_tick(self, clock: float) -> None:
+        with self._cond:
+            if self.deadline.passed():
+                emits = self._outgoing.give_up("deadline")
+            else:
+                emits = self._outgoing.on_tick(clock)
+        self._emit(emits)
+
+    def on_disconnect(self) -> None:
+        self.give_up("disconnected")
+
+    def on_denied(self, subject: str, error: PermissionDeniedError) -> bool:
+        if subject != self._inbox.lower():
+            return False
+        self._denied = error
+        self.give_up("denied")
+        return True
+
+    def on_closed(self) -> None:
+        self.give_up("shutdown")
+
+    def go_offline(self) -> None:
+        """Any thread: the client was marked offline."""
+        self.give_up("offline")
+
+
+class ResponseSender:
+    """Sends the chunks of one streamed answer; every stream handler is given one.
+
+    ``send`` raises ``ClientOfflineError`` from the moment the client is known to be gone, so a handler that just sends
+    stops by itself. All methods may be called from any thread. As a context manager it ends the stream on leaving: with
+    ``end()``, or after an exception with ``fail``. In a forked child every use raises ``ForkedError``.
+    """
+
+    def __init__(self, sink: StreamSink, admit_detached: Optional[Callable[[StreamSink], bool]] = None) -> None:
+        self._sink = sink
+        self._admit_detached = admit_detached
+
+    def _own(self) -> StreamSink:
+        if self._sink.generation != _fork.generation:
+            raise ForkedError("this sender belongs to the parent process, which alone can answer the request")
+        return self._sink
+
+    @property
+    def connect_id(self) -> Optional[str]:
+        """The id of the client that asked, None when it gave none."""
+        return self._sink.connect_id
+
+    @property
+    def offline_reason(self) -> Optional[str]:
+        """The ``reason`` that ``ClientOfflineError`` carries; None while the client is there, or if it got its end."""
+        return self._sink.reason if self._sink.is_offline else None
+
+    def send(self, data: bytes) -> None:
+        """Queue one chunk: bytes, not empty, at most the server's ``max_payload``.
+
+        Returns at once while the requester keeps up; blocks while its window is full (back-pressure), until it reads on or
+        is gone. Raises ClientOfflineError when the client is gone, ClosedError after ``end``/``fail`` or when the
+        subscriber was closed, MaxPayloadError, PermissionDeniedError (the server refused an earlier chunk), TypeError or
+        ValueError for data that is no chunk. Costs no round trip: whether the client is there is a flag.
+        """
+        self._own().send(check_chunk(data))
+
+    def end(self) -> None:
+        """The answer is complete. Returns at once; does nothing on a stream that is over. A handler that returns ends."""
+        self._own().end()
+
+    def fail(self, code: int, description: str) -> None:
+        """End the stream with an error: the requester raises ``StreamError(code, description)`` after the chunks sent.
+
+        ``code``: 0 to 999999; ``description``: shortened to one line of at most 1,024 characters.
+        """
+        check_count(code, "code", 0)
+        if code > 999999:
+            raise ValueError(f"code must be at most 999999, not {code}")
+        if not isinstance(description, str):
+            raise TypeError(f"description must be a str, not {description!r}")
+        self._own().end(_wire.Failure(code, description))
+
+    def is_online(self) -> bool:
+        """Whether the client is still there, as far as is known; costs nothing. False once the stream is over."""
+        return not self._own().done
+
+    def wait_offline(self, timeout: Optional[float] = None) -> bool:
+        """Wait until the client is gone, for at most ``timeout`` seconds (None: no limit); True if it is gone.
+
+        False after ``timeout``, or if the stream ended in the regular way.
+        """
+        return self._own().wait(check_timeout(timeout), for_end=False)
+
+    def add_offline_callback(self, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` once when the client is gone, at once if it already is; never if the answer completes.
+
+        It runs on one thread that all of the subscriber's callbacks share, so it should be short. Exceptions are logged.
+        """
+        check_callable(callback, "callback")
+        self._own().add_offline_callback(callback)
+
+    def detach(self) -> ResponseSender:
+        """Let the stream go on after the handler has returned; whoever holds the sender must ``end`` it.
+
+        Returns the sender. A detached sender that is garbage-collected un-ended ends its stream with an error. Raises
+        BusyError when the subscriber's ``max_detached`` are open already.
+        """
+        sink = self._own()
+        if self._admit_detached is not None and not sink.detached and not self._admit_detached(sink):
+            raise BusyError("too many detached senders are open: raise max_detached, or end some")
+        sink.detached = True
+        return self
+
+    def __enter__(self) -> ResponseSender:
+        return self
+
+    def __exit__(self, kind: object, error: Optional[BaseException], traceback: object) -> None:
+        if error is None:
+            self.end()
+        elif isinstance(error, StreamError):
+            self.fail(error.code, error.description)
+        elif not self._sink.done:
+            self.fail(500, "the handler failed")
+
+    def __del__(self) -> None:
+        # May run inside any lock, in any thread, even the loop's: only leave a note for the loop.
+        sink = getattr(self, "_sink", None)
+        if sink is not None and sink.detached and sink.running and sink.generation == _fork.generation:
+            sink._link.loop.post_quietly(sink.give_up, "abandoned")
+
+    def __repr__(self) -> str:
+        state = self._sink.reason or ("open" if self._sink.running else "ending")
+        return f"<ResponseSender connect_id={self.connect_id!r} {state}, {self._sink._outgoing.pushed} chunks>"
