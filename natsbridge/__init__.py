@@ -1,0 +1,79 @@
+"""natsbridge: a synchronous, threaded NATS client whose streamed answers stop when nobody listens any more."""
+
+from __future__ import annotations
+
+import logging
+
+from ._registration import RegistrationStats
+from .errors import (
+    BadHeaderError,
+    BadSubjectError,
+    BusyError,
+    ClientOfflineError,
+    ClosedError,
+    ConnectError,
+    DisconnectedError,
+    Error,
+    ForkedError,
+    LoopThreadError,
+    MaxPayloadError,
+    NatsBridgeError,
+    NoRespondersError,
+    PermissionDeniedError,
+    RequestTimeoutError,
+    ResponderLostError,
+    ServerError,
+    SlowConsumerError,
+    StreamError,
+    StreamGapError,
+)
+from .message import Message
+from .pool import Pool, PoolStats, is_client_online, mark_client_offline, mark_client_online
+from .registry import OnlineRegistry, online_clients
+from .requester import ResponseStream
+from .responder import ResponseSender, StreamRequest
+from .subscriber import Subscriber
+from .subscription import Subscription
+
+__all__ = [
+    # what a program constructs
+    "OnlineRegistry",
+    "Pool",
+    "Subscriber",
+    # what it is handed
+    "Message",
+    "PoolStats",
+    "RegistrationStats",
+    "ResponseSender",
+    "ResponseStream",
+    "StreamRequest",
+    "Subscription",
+    # who is online
+    "is_client_online",
+    "mark_client_offline",
+    "mark_client_online",
+    "online_clients",
+    # what can go wrong
+    "BadHeaderError",
+    "BadSubjectError",
+    "BusyError",
+    "ClientOfflineError",
+    "ClosedError",
+    "ConnectError",
+    "DisconnectedError",
+    "Error",
+    "ForkedError",
+    "LoopThreadError",
+    "MaxPayloadError",
+    "NatsBridgeError",
+    "NoRespondersError",
+    "PermissionDeniedError",
+    "RequestTimeoutError",
+    "ResponderLostError",
+    "ServerError",
+    "SlowConsumerError",
+    "StreamError",
+    "StreamGapError",
+]
+
+logging.getLogger("natsbridge").addHandler(logging.NullHandler())

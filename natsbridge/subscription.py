@@ -1,0 +1,271 @@
+"""Ordinary subscriptions: an iterator of messages, or a handler on the pool's threads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Callable, Optional
+
+from nats.aio.msg import Msg
+
+from . import _fork
+from ._connection import LinkSubscription
+from ._deadline import Deadline, check_timeout
+from ._link import Link
+from ._mailbox import Mailbox
+from ._waiter import Abandoned, Condition
+from ._workers import Workers
+from .errors import ClosedError, Error, ForkedError, PermissionDeniedError, RequestTimeoutError, SlowConsumerError
+from .message import Message, Respond
+
+logger = logging.getLogger("natsbridge")
+
+Handler = Callable[[Message], object]
+
+_MAILBOX = 1024  # messages handed over to threads; more wait in nats-py, which counts them against the limits
+_TURN = 64  # messages a handler may get before it is another subscription's turn on the thread
+
+
+class _Inflow:
+    """What the loop refers to: it must not keep the ``Subscription`` alive, which is cancelled when nobody holds it."""
+
+    def __init__(self, link: Link, subject: str, respond: Respond, on_error: Callable[[Exception], None]) -> None:
+        self.link, self.subject = link, subject
+        self._respond, self._on_error = respond, on_error
+        self._room: Optional[asyncio.Event] = None
+        self.mailbox: Mailbox[Message] = Mailbox(_MAILBOX, self._on_room)
+        self.on_message: Optional[Callable[[], None]] = None
+        self.dropped = 0
+
+    async def deliver(self, msg: Msg) -> None:
+        """On the loop; nats-py calls it again only once it has returned, so waiting here holds the rest back."""
+        message = Message(msg.subject, msg.data, msg.reply, msg.headers, respond=self._respond)
+        if self._room is None:
+            self._room = asyncio.Event()
+        self._room.clear()
+        while not self.mailbox.offer(message):
+            await self._room.wait()
+            self._room.clear()
+        if self.on_message is not None:
+            self.on_message()
+
+    def _on_room(self) -> None:
+        if self._room is not None:
+            self.link.loop.post_quietly(self._room.set)
+
+    def slow(self) -> None:
+        self.dropped += 1
+        if self.dropped & (self.dropped - 1) == 0:  # the 1st, 2nd, 4th, 8th …: a flood must not flood the reports too
+            self._on_error(SlowConsumerError(self.subject, f"{self.dropped} so far"))
+
+    def denied(self, error: PermissionDeniedError) -> None:
+        self.mailbox.close(error)
+
+
+class Subscription:
+    """Messages on one subject; made by ``Pool.subscribe``.
+
+    Without a handler: iterate it, or call ``next_msg``. With one: the handler gets each message, one at a time and in
+    order, on the pool's threads. A reader that is too slow holds messages back up to the limits; then newer ones are
+    dropped, counted in ``dropped``, and reported to the pool's ``error_callback`` as ``SlowConsumerError``.
+
+    Survives reconnects; what was published meanwhile is lost, as always in core NATS. Thread-safe. In a forked child every
+    use raises ``ForkedError``.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        subject: str,
+        queue: str,
+        *,
+        handler: Optional[Handler],
+        workers: Workers,
+        respond: Respond,
+        on_error: Callable[[Exception], None],
+        on_end: Callable[[Subscription], None],
+        pending_messages: int,
+        pending_bytes: int,
+    ) -> None:
+        self.subject, self.queue = subject, queue
+        self._generation = _fork.generation
+        self._link, self._workers = link, workers
+        self._handler, self._on_error, self._on_end = handler, on_error, on_end
+        self._inflow = _Inflow(link, subject, respond, on_error)
+        self._nats = LinkSubscription(
+            subject,
+            queue,
+            self._inflow.deliver,
+            pending_messages=pending_messages,
+            pending_bytes=pending_bytes,
+            on_slow=self._inflow.slow,
+            on_denied=self._inflow.denied,
+        )
+        self._cond = Condition()  # guards _scheduled
+        self._scheduled = False  # a thread runs the handler, or is about to
+        if handler is not None:
+            self._inflow.on_message = self._schedule
+
+    def start(self, deadline: Deadline) -> None:
+        """Subscribe; returns once the server knows. Raises PermissionDeniedError, RequestTimeoutError, ClosedError."""
+        link, nats = self._link, self._nats
+        link.loop.call(
+            link.connection.subscribe,
+            nats,
+            deadline=deadline,
+            what=f"subscribing to {self.subject!r}",
+            undo=lambda _: link.spawn(link.connection.unsubscribe(nats)),
+        )
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def next_msg(self, timeout: Optional[float] = 1.0) -> Message:
+        """The next message, waiting at most ``timeout`` seconds (None: no limit).
+
+        Raises RequestTimeoutError when none came, ClosedError after ``unsubscribe`` or when the pool was closed.
+        """
+        self._check_reader()
+        deadline = Deadline(check_timeout(timeout))
+        self._link.loop.refuse_here()
+        try:
+            message = self._inflow.mailbox.take(deadline)
+        except Abandoned:
+            raise RequestTimeoutError(f"no message came on {self.subject!r} within {timeout} s") from None
+        if message is None:
+            raise ClosedError(f"the subscription to {self.subject!r} has ended")
+        return message
+
+    def __iter__(self) -> Subscription:
+        self._check_reader()
+        return self
+
+    def __next__(self) -> Message:
+        """Waits for as long as it takes; ends after ``unsubscribe``, raises ClosedError when the pool is closed."""
+        self._check_reader()
+        self._link.loop.refuse_here()
+        message = self._inflow.mailbox.take(Deadline(None))
+        if message is None:
+            raise StopIteration
+        return message
+
+    def _check_reader(self) -> None:
+        if self._generation != _fork.generation:
+            raise ForkedError(f"the subscription to {self.subject!r} belongs to the parent process: subscribe here again")
+        if self._handler is not None:
+            raise ClosedError(f"the subscription to {self.subject!r} has a handler, which gets its messages")
+
+    # -- the handler --------------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        with self._cond:
+            if self._scheduled:
+                return
+            self._scheduled = True
+        if not self._workers.submit(self._handle_some):
+            with self._cond:
+                self._scheduled = False
+
+    def _handle_some(self) -> None:
+        handler = self._handler
+        assert handler is not None
+        for _ in range(_TURN):
+            try:
+                message = self._inflow.mailbox.take(Deadline(0.0))
+            except (Abandoned, Error):
+                break
+            if message is None:
+                break
+            try:
+                handler(message)
+            except Exception as error:
+                logger.exception("the handler of %r failed on a message", self.subject)
+                self._on_error(error)
+        with self._cond:
+            self._scheduled = False
+            self._cond.notify_all()
+        if len(self._inflow.mailbox):
+            self._schedule()
+
+    def _wait_handled(self, deadline: Deadline) -> bool:
+        with self._cond:
+            while self._scheduled or (self._handler is not None and len(self._inflow.mailbox)):
+                if deadline.passed():
+                    return False
+                self._cond.wait_slice(deadline.at_most(0.05))
+        return True
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def unsubscribe(self) -> None:
+        """End the subscription now; messages not yet read or handled are dropped. Does not wait. Idempotent."""
+        if self._generation == _fork.generation:
+            self.end(None, discard=True)
+
+    close = unsubscribe
+
+    def end(self, error: Optional[Exception], *, discard: bool) -> None:
+        """Take nothing more in; readers get ``error``, or the regular end."""
+        self._inflow.mailbox.close(error, discard=discard)
+        self._link.loop.post_quietly(_end_on_loop, self._link, self._nats)
+        self._on_end(self)
+
+    def pool_closes(self) -> None:
+        self.end(ClosedError(f"the pool was closed, and the subscription to {self.subject!r} with it"), discard=False)
+
+    def drain(self, timeout: Optional[float] = 30.0) -> None:
+        """Take no new messages, but hand out everything that had arrived; with a handler, wait until it is through.
+
+        Raises RequestTimeoutError if that takes longer than ``timeout`` seconds; the subscription has ended even so.
+        """
+        if self._generation != _fork.generation:
+            return
+        deadline = Deadline(check_timeout(timeout))
+        try:
+            if not self._inflow.mailbox.closed:
+                self._link.loop.call(
+                    self._link.connection.drain,
+                    self._nats,
+                    deadline,
+                    deadline=deadline,
+                    what=f"draining {self.subject!r}",
+                )
+            if not self._wait_handled(deadline):
+                raise RequestTimeoutError(f"the handler of {self.subject!r} was not through within {timeout} s")
+        finally:
+            self.end(None, discard=False)
+
+    @property
+    def dropped(self) -> int:
+        """Messages lost because the reader was too slow."""
+        return self._inflow.dropped
+
+    @property
+    def pending(self) -> int:
+        """Messages that have arrived and were not read or handled yet."""
+        nats = self._nats.nats
+        return len(self._inflow.mailbox) + (0 if nats is None else nats.pending_msgs)
+
+    @property
+    def active(self) -> bool:
+        return not self._inflow.mailbox.closed
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.unsubscribe()
+
+    def __del__(self) -> None:
+        # May run inside any lock, in any thread: only leave a note for the loop.
+        inflow = getattr(self, "_inflow", None)
+        if inflow is not None and not inflow.mailbox.closed and self._generation == _fork.generation:
+            self._link.loop.post_quietly(_end_on_loop, self._link, self._nats)
+
+    def __repr__(self) -> str:
+        queue = f" queue={self.queue!r}" if self.queue else ""
+        state = "active" if self.active else "ended"
+        return f"<Subscription {self.subject!r}{queue} {state}, {self.pending} pending, {self.dropped} dropped>"
+
+
+def _end_on_loop(link: Link, nats: LinkSubscription) -> None:
+    link.spawn(link.connection.unsubscribe(nats))
