@@ -10,6 +10,7 @@ import logging
 import random
 import re
 from collections import deque
+from contextlib import suppress
 from typing import Any, Awaitable, Callable, Deque, Dict, List, Mapping, Optional, Protocol, Set, Tuple
 
 import nats.errors
@@ -19,7 +20,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from ._deadline import Deadline
 from ._waiter import Waiter
-from .errors import ClosedError, ConnectError, DisconnectedError, NatsBridgeError, PermissionDeniedError
+from .errors import ConnectError, DisconnectedError, NatsBridgeError, PermissionDeniedError
 from .options import ConnectOptions, redact
 
 logger = logging.getLogger("natsbridge")
@@ -28,6 +29,7 @@ _PENDING_BYTES = 512 * 1024  # nats-py's own buffer: beyond it, writing waits fo
 _FIRST_BACKOFF = 0.05  # seconds; doubles up to reconnect_time_wait
 _PONG_TIMEOUT = 24 * 3600  # nats-py must never cancel a PONG it waits for: a late one would end its read loop
 _CLOSE_TIMEOUT = 2.0
+_RETRY = 0.01  # seconds between looks for a connection that is being made
 
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription)[^"]*"([^"]*)"')
 
@@ -98,8 +100,7 @@ class Connection:
         self._went_down = asyncio.get_event_loop().create_future()
         self._subscriptions.add(inbox)
         await self._connect(deadline)
-        waiter: Waiter[None] = Waiter()
-        await self.barrier(waiter)
+        await self._round_trips()
         if inbox.denied is not None:
             await self.close(Deadline(_CLOSE_TIMEOUT))
             raise PermissionDeniedError(
@@ -112,10 +113,9 @@ class Connection:
         self._closing = True
         client = self._client
         if client is not None and self.up:
-            waiter: Waiter[None] = Waiter()
             try:
-                await asyncio.wait_for(self.barrier(waiter), deadline.at_most(_CLOSE_TIMEOUT))
-            except asyncio.TimeoutError:
+                await asyncio.wait_for(self._round_trips(), deadline.at_most(_CLOSE_TIMEOUT))
+            except (asyncio.TimeoutError, nats.errors.Error):
                 logger.warning("%s: closed before the server confirmed what was published", self.name)
         self.up = False
         self._client = None
@@ -311,6 +311,7 @@ class Connection:
         """Hand a message to nats-py; False when there is no connection to take it."""
         client = self._client
         if client is None or not client.is_connected:
+            self._down()  # nats-py tells of it only once the old socket is closed
             return False
         try:
             await client.publish(subject, data, reply, headers)  # type: ignore[arg-type]
@@ -328,44 +329,50 @@ class Connection:
     # -- barriers and subscriptions -----------------------------------------------------------------------------------
 
     async def barrier(self, waiter: Waiter[None]) -> None:
-        """Two PING/PONG rounds, because nats-py writes the first PING ahead of what it has buffered."""
-        for _ in range(2):
-            client, down = self._client, self._went_down
-            if client is None or not self.up:
-                waiter.fail(DisconnectedError("the connection was lost before the server confirmed what was published"))
-                return
-            pong = asyncio.ensure_future(client.flush(_PONG_TIMEOUT))
-            self._pongs.add(pong)
-            await asyncio.wait({pong, down}, return_when=asyncio.FIRST_COMPLETED)
-            if not pong.done() or pong.cancelled():
-                waiter.fail(DisconnectedError("the connection was lost before the server confirmed what was published"))
-                return
-            self._pongs.discard(pong)
-            error = pong.exception()
-            if error is not None:
-                waiter.fail(error)
-                return
-        if self._undelivered:
-            error = self._undelivered[0]
-            self._undelivered.clear()
+        """Settle ``waiter`` once the server has processed what was published before; with the error of what it refused."""
+        try:
+            await self._round_trips()
+        except nats.errors.Error as error:
             waiter.fail(error)
+            return
+        if self._undelivered:
+            refused = self._undelivered[0]
+            self._undelivered.clear()
+            waiter.fail(refused)
         else:
             waiter.set(None)
 
+    async def _round_trips(self) -> None:
+        """Two PING/PONG rounds, because nats-py writes the first PING ahead of what it has buffered.
+
+        Raises DisconnectedError when the connection breaks meanwhile.
+        """
+        for _ in range(2):
+            client, down = self._client, self._went_down
+            if client is not None and self.up:
+                pong = asyncio.ensure_future(client.flush(_PONG_TIMEOUT))
+                self._pongs.add(pong)
+                await asyncio.wait({pong, down}, return_when=asyncio.FIRST_COMPLETED)
+                if pong.done() and not pong.cancelled():
+                    self._pongs.discard(pong)
+                    pong.result()
+                    continue
+            raise DisconnectedError("the connection was lost before the server confirmed what was published")
+
     async def subscribe(self, subscription: LinkSubscription) -> LinkSubscription:
-        """Subscribe, and return once the server knows. Raises PermissionDeniedError, DisconnectedError."""
-        while not self.up:
-            await asyncio.sleep(0.01)
-        client = self._client
-        if client is None:
-            raise ClosedError("the pool is closed")
-        self._subscriptions.add(subscription)
+        """Subscribe, and return once the server knows, also if that takes a reconnect. Raises PermissionDeniedError."""
         try:
-            await subscription.attach(client)
-            waiter: Waiter[None] = Waiter()
-            before, self._undelivered = self._undelivered, deque(maxlen=100)
-            await self.barrier(waiter)
-            self._undelivered.extendleft(reversed(before))
+            while True:
+                while not self.up:
+                    await asyncio.sleep(_RETRY)
+                try:
+                    if subscription not in self._subscriptions and self._client is not None:
+                        self._subscriptions.add(subscription)
+                        await subscription.attach(self._client)
+                    await self._round_trips()
+                    break
+                except DisconnectedError:
+                    continue  # what was attached is attached again with the next connection
             if subscription.denied is not None:
                 raise subscription.denied
         except BaseException:
@@ -390,8 +397,8 @@ class Connection:
         if subscription in self._subscriptions and nats_sub is not None and client is not None and self.up:
             # Subscription.drain of nats-py waits for a PONG ahead of its UNSUB, so messages sent in between are lost.
             await client._send_unsubscribe(nats_sub._id)
-            waiter: Waiter[None] = Waiter()
-            await self.barrier(waiter)
+            with suppress(DisconnectedError):
+                await self._round_trips()
             while nats_sub.pending_msgs and not deadline.passed():
                 await asyncio.sleep(0.005)
         await self.unsubscribe(subscription)

@@ -107,7 +107,8 @@ class Link:
         for end in tuple(self._ends.values()):
             end.on_closed()
         try:
-            if not await asyncio.wait_for(self.outbox.written(self.connection), deadline.at_most(60.0)):
+            written = await asyncio.wait_for(self.outbox.written(self.connection), deadline.at_most(60.0))
+            if not written and self.outbox.waiting()[0]:
                 logger.warning("%s: closed while disconnected, what was queued is lost", self.name)
         except asyncio.TimeoutError:
             logger.warning("%s: closed before everything queued was sent", self.name)

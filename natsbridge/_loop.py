@@ -82,6 +82,7 @@ class LoopThread:
             try:
                 self._cancel_leftovers(loop)
             finally:
+                self._ident = None  # the next thread may be given the same one
                 resolver.shutdown(wait=False)
                 asyncio.set_event_loop(None)
                 loop.close()

@@ -131,12 +131,13 @@ class Registration:
         request = StreamRequest(msg.subject, msg.data, headers, connect_id, deadline)
         with self._cond:
             self._sinks.add(sink)
+        sink.open()
         if self._workers.submit(lambda: self._serve(request, sink)):
-            sink.open()
+            sink.accept()
         else:
             with self._cond:
-                self._sinks.discard(sink)
-            self._refuse(msg, "busy")
+                self._refused += 1
+            sink.give_up("busy")
 
     def _refuse(self, msg: Msg, word: str) -> None:
         assert self._link is not None

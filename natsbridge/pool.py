@@ -8,7 +8,7 @@ import logging
 import ssl
 import weakref
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
 
 from . import _fork, presence
 from ._deadline import Deadline, check_interval, check_timeout
@@ -48,7 +48,8 @@ _ENTRY_OVERHEAD = 64  # bytes an empty message is counted with, so that many of 
 _EXIT_TIMEOUT = 2.0
 
 _numbers = itertools.count(1)
-_open_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+# By id; single dict operations only, so that any thread may look while others open and close.
+_open_pools: Dict[int, weakref.ref[Pool]] = {}
 
 ResponseHandler = Callable[[Message], object]
 
@@ -237,8 +238,8 @@ class Pool:
             if late:
                 runtime.close(Deadline(_EXIT_TIMEOUT))
                 raise ClosedError(f"pool {self.name!r} was closed while it was opening")
-            weakref.finalize(self, runtime.abandon).atexit = False
-            _open_pools.add(self)
+            weakref.finalize(self, _collected, id(self), runtime).atexit = False
+            _open_pools[id(self)] = weakref.ref(self)
             return runtime
         finally:
             self._opening.release()
@@ -267,7 +268,7 @@ class Pool:
             first, self._state = self._state != _CLOSED, _CLOSED
             runtime, attached = self._runtime, [*self._attached, *self._readers]
             self._attached.clear()
-        _open_pools.discard(self)
+        _open_pools.pop(id(self), None)
         if runtime is None:
             return
         runtime.loop.refuse_here()
@@ -652,6 +653,17 @@ def _detach_from(pool: Pool) -> Callable[[Subscription], None]:
     return detach
 
 
+def _collected(key: int, runtime: Runtime) -> None:
+    _open_pools.pop(key, None)
+    runtime.abandon()
+
+
+def _pools() -> List[Pool]:
+    """Every pool of this process that was opened and not closed."""
+    pools = [reference() for reference in list(_open_pools.values())]
+    return [pool for pool in pools if pool is not None]
+
+
 # -- the process-wide registry ----------------------------------------------------------------------------------------
 
 
@@ -676,7 +688,7 @@ def is_client_online(connect_id: str) -> bool:
 
 
 def _announce_everywhere(connect_id: str, *, online: bool) -> None:
-    for pool in list(_open_pools):
+    for pool in _pools():
         if pool.registry is online_clients:
             pool._announce(connect_id, online=online)
 
@@ -684,7 +696,7 @@ def _announce_everywhere(connect_id: str, *, online: bool) -> None:
 @atexit.register
 def _close_at_exit() -> None:
     """Write out what was published last: the loop's thread is a daemon, so it still runs here, but not for long."""
-    for pool in list(_open_pools):
+    for pool in _pools():
         try:
             pool.close(_EXIT_TIMEOUT)
         except Exception:

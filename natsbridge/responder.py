@@ -106,9 +106,12 @@ class StreamSink:
         self._offline_callbacks: List[Callable[[], object]] = []
 
     def open(self) -> None:
-        """On the loop: become reachable, and accept the request where the requester understands that."""
+        """On the loop: become reachable for the requester, and for offline marks."""
         self._link.register(self._token, self, ticking=True)
         self._registry.watch(self)
+
+    def accept(self) -> None:
+        """On the loop: tell the requester that its request is queued or running, if it understands that."""
         if self._outgoing.native:
             self._emit([self._outgoing.accept()])
 
