@@ -14,7 +14,7 @@ from typing import Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, T
 
 from . import _wire
 from ._outgoing import CONFIRM_AFTER
-from ._wire import ACCEPTED, CHUNK, END, PROBE, Failure
+from ._wire import ACCEPTED, BATCH, CHUNK, END, PROBE, Failure
 
 WAITING, NATIVE, PLAIN, DONE = "waiting", "native", "plain", "done"
 
@@ -24,6 +24,8 @@ MAX_PLAIN_BYTES = 64 * 1024 * 1024
 
 _ACK_DELAY = 0.1  # seconds of the owner's clock: the longest that a consumed chunk stays un-acknowledged
 _CLOCK_SLACK = 0.001
+_SUSPECT_PROBES = 0.25  # seconds between probes of a responder that is missing, but may come back
+_MAX_NAKS = 5  # for one chunk, each after a probe or end that showed it missing still
 
 Item = Tuple[bytes, Optional[Dict[str, str]]]
 
@@ -48,9 +50,16 @@ class Ended(NamedTuple):
 
 class Incoming:
     def __init__(
-        self, *, window: int, max_bytes: int, probe_interval: float, max_probes: int = 3, clock: float = 0.0
+        self,
+        *,
+        window: int,
+        max_bytes: int,
+        probe_interval: float,
+        max_probes: int = 3,
+        resume: float = 0.0,
+        clock: float = 0.0,
     ) -> None:
-        """``window``, ``max_bytes``: granted to the responder. ``probe_interval``: seconds of the owner's clock."""
+        """``window``, ``max_bytes``: granted to the responder. The times are seconds of the owner's clock."""
         self.window, self.max_bytes = window, max_bytes
         self.state = WAITING
         self.ended: Optional[Ended] = None
@@ -61,6 +70,9 @@ class Incoming:
         self._unacked_bytes = 0  # consumed, not acknowledged
         self._control = ""  # the responder's control prefix, once bound
         self._reply = ""  # its newest reply subject: where everything goes that is said to it
+        self._naked = self._naks = 0  # the chunk last asked for again, and how often
+        self._resume = resume
+        self._down_since: Optional[float] = None  # when the own connection was lost
         self._probe_interval, self._max_probes = probe_interval, max_probes
         self._heard = self._probed = self._acked_at = clock
         self._probes = 0
@@ -124,7 +136,7 @@ class Incoming:
             if self._suspected is None:
                 self._suspected = now
                 return [], True
-            if now - self._suspected >= CONFIRM_AFTER - _CLOCK_SLACK:
+            if now - self._suspected >= max(CONFIRM_AFTER - _CLOCK_SLACK, self._resume):
                 self._finish(Ended("lost", detail="the responder's process or connection is gone"))
         return [], False
 
@@ -136,42 +148,71 @@ class Incoming:
         """Time passes: overdue acknowledgements, and a probe when nothing was heard for a probe interval."""
         if self.state != NATIVE:
             return []
+        if self._down_since is not None:
+            if clock - self._down_since >= self._resume:
+                self._finish(Ended("lost", detail=f"the own connection to the server was lost for {self._resume:g} s"))
+            return []
         if clock - self._heard >= self._probe_interval and clock - self._probed >= self._probe_interval:
-            if self._probes >= self._max_probes:
+            if self._probes >= self._max_probes and clock - self._heard >= self._resume:
                 self._finish(Ended("lost", detail=f"the responder did not answer {self._probes} probes"))
                 return []
             self._probes += 1
-            self._probed = clock
-            return self._ack(clock)
+            return self._probe_it(clock)
+        if self._suspected is not None and self._resume and clock - self._probed >= _SUSPECT_PROBES:
+            return self._probe_it(clock)
         if self.consumed > self.acked and clock - self._acked_at >= _ACK_DELAY:
             return self._ack(clock)
         return []
 
-    def on_disconnect(self, sent: bool) -> None:
+    def on_disconnect(self, sent: bool, clock: float) -> None:
         """The own connection is lost; ``sent``: the request had been written to it."""
-        if self.state != DONE and (sent or self.state != WAITING):
+        if self.state == NATIVE and self._resume > 0:
+            if self._down_since is None:
+                self._down_since = clock
+        elif self.state != DONE and (sent or self.state != WAITING):
             self._finish(Ended("lost", detail="the own connection to the server was lost"))
+
+    def on_reconnect(self, clock: float) -> List[Say]:
+        """The own connection is back: ask for what was missed."""
+        if self.state != NATIVE or self._down_since is None:
+            return []
+        self._down_since = None
+        self._hear(self._reply, clock)  # silence so far is nobody's fault
+        self._probed = clock
+        return [Say(self._reply, _wire.encode_nak(self.received + 1), probe=True)]
 
     # -- actions: all take (seq, data, headers, failure, clock) ---------------------------------------------------------
 
     def _accepted(self, *_: object) -> List[Say]:
         return []  # it was bound when it came in, which is all there is to it
 
-    def _chunk(self, seq: int, data: bytes, headers: Optional[Mapping[str, str]], _f: object, clock: float) -> List[Say]:
-        if seq <= self.received:
+    def _chunk(self, seq: int, data: bytes, _h: object, _f: object, clock: float) -> List[Say]:
+        return self._chunks(seq, [data], clock)
+
+    def _batch(self, seq: int, data: bytes, _h: object, _f: object, clock: float) -> List[Say]:
+        chunks = _wire.decode_batch(data)
+        if chunks is None:
+            self.ignored += 1  # as if it had been lost: it is asked for again
+            return []
+        return self._chunks(seq, chunks, clock)
+
+    def _chunks(self, seq: int, chunks: List[bytes], clock: float) -> List[Say]:
+        if seq > self.received + 1:
+            return self._gap(seq, repeat=False)
+        fresh = chunks[self.received + 1 - seq :]
+        if not fresh:
             return self._ack(clock)
-        if seq != self.received + 1:
-            return self._gap(seq)
-        self.received = seq
-        self._keep(data, None)
+        for chunk in fresh:
+            self._keep(chunk, None)
+        self.received += len(fresh)
         return []
 
     def _probe(self, seq: int, _d: object, _h: object, _f: object, clock: float) -> List[Say]:
-        return self._gap(seq + 1) if seq > self.received else self._ack(clock)
+        return self._gap(seq + 1, repeat=True) if seq > self.received else self._ack(clock)
 
     def _end(self, seq: int, _d: object, _h: object, failure: Optional[Failure], clock: float) -> List[Say]:
         if seq > self.received and (failure is None or failure.library is None):
-            return self._gap(seq + 1)  # a responder that gives up by itself need not have sent what it counted
+            return self._gap(seq + 1, repeat=True)  # a responder that gives up by itself sends nothing again
         say = [Say(self._reply, _wire.encode_ack(seq + 1))]
         self._finish(Ended("completed") if failure is None else Ended("error", failure))
         return say
@@ -183,12 +224,14 @@ class Incoming:
         return _TABLE[PLAIN, "unnumbered"](self, seq, data, headers, failure, clock)
 
     def _plain(
-        self, _s: object, data: bytes, headers: Optional[Mapping[str, str]], failure: Optional[Failure], _c: object
+        self, seq: int, data: bytes, headers: Optional[Mapping[str, str]], failure: Optional[Failure], _c: object
     ) -> List[Say]:
         if failure is not None:
             self._finish(Ended("error", failure))
         elif not data:
             self._finish(Ended("completed"))
+        elif seq and seq != self.received + 1:
+            self._finish(Ended("gap", expected=self.received + 1, got=seq))
         elif len(self.buffer) >= MAX_PLAIN_MESSAGES or self._buffered_bytes + len(data) > MAX_PLAIN_BYTES:
             self._finish(Ended("overflow", detail=f"{len(self.buffer)} messages, {self._buffered_bytes} bytes unread"))
         else:
@@ -218,6 +261,7 @@ class Incoming:
         if params is not None:  # the responder may have capped what it was granted
             self.window = min(self.window, params.window)
             self.max_bytes = min(self.max_bytes, params.bytes)
+            self._resume = min(self._resume, params.resume_ms / 1000)
 
     def _hear(self, reply: str, clock: float) -> None:
         self._reply = reply
@@ -235,10 +279,23 @@ class Incoming:
         self._acked_at = clock
         return [Say(self._reply, _wire.encode_ack(self.consumed), probe=True)]
 
-    def _gap(self, got: int) -> List[Say]:
-        say = self._cancel()
-        self._finish(Ended("gap", expected=self.received + 1, got=got))
-        return say
+    def _probe_it(self, clock: float) -> List[Say]:
+        self._probed = clock
+        return self._ack(clock)
+
+    def _gap(self, got: int, *, repeat: bool) -> List[Say]:
+        """Ask for the first missing chunk: once, and again only when a probe or the end shows it missing still."""
+        expected = self.received + 1
+        if expected != self._naked:
+            self._naked, self._naks = expected, 0
+        elif not repeat:
+            return []
+        if self._naks >= _MAX_NAKS:
+            say = self._cancel()
+            self._finish(Ended("gap", expected=expected, got=got))
+            return say
+        self._naks += 1
+        return [Say(self._reply, _wire.encode_nak(expected), probe=True)]
 
     def _cancel(self, why: str = "") -> List[Say]:
         return [Say(self._reply, _wire.encode_cancel(why))] if self.state == NATIVE else []
@@ -254,6 +311,7 @@ _TABLE: Dict[Tuple[str, str], Callable[..., List[Say]]] = {
     (WAITING, "unnumbered"): Incoming._first_plain,
     (NATIVE, ACCEPTED): Incoming._accepted,
     (NATIVE, CHUNK): Incoming._chunk,
+    (NATIVE, BATCH): Incoming._batch,
     (NATIVE, PROBE): Incoming._probe,
     (NATIVE, END): Incoming._end,
     (NATIVE, "unnumbered"): Incoming._unnumbered,

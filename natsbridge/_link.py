@@ -36,6 +36,7 @@ class End(Protocol):
 
     def on_tick(self, clock: float) -> None: ...
     def on_disconnect(self) -> None: ...
+    def on_reconnect(self) -> None: ...
     def on_denied(self, subject: str, error: PermissionDeniedError) -> bool:
         """The server refused a publish to ``subject`` (in lower case); True when it was this one's."""
 
@@ -121,6 +122,8 @@ class Link:
 
     def on_up(self) -> None:
         self.outbox.wake()
+        for end in tuple(self._ends.values()):
+            end.on_reconnect()
 
     def on_down(self) -> None:
         for end in tuple(self._ends.values()):
@@ -178,7 +181,7 @@ class Link:
                 return
         elif _wire.parse_kind(suffix) is not None and _wire.acceptable_reply(msg.reply):
             control = _wire.parse_control(msg.data)
-            if control is not None and control[0] == _wire.ACK:
+            if control is not None and control[0] != _wire.CANCEL:
                 failure = _wire.library_failure("unknown")
                 self.outbox.control(Entry(msg.reply, headers=_wire.encode_failure(failure)))
                 return

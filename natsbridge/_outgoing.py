@@ -12,12 +12,13 @@ from collections import deque
 from typing import Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from . import _wire
-from ._wire import ACCEPTED, CHUNK, END, PROBE, Failure
+from ._wire import ACCEPTED, BATCH, CHUNK, END, PROBE, Failure
 
 RUNNING, ENDING, DONE = "running", "ending", "done"
 
 CONFIRM_AFTER = 0.010  # seconds between a first 503 and the probe whose 503 confirms it
 _CLOCK_SLACK = 0.001
+_SUSPECT_PROBES = 0.25  # seconds between probes of a requester that is missing, but may come back
 
 
 class Emit(NamedTuple):
@@ -31,23 +32,38 @@ class Emit(NamedTuple):
 
 class Outgoing:
     def __init__(
-        self, *, native: bool, window: int, max_bytes: int, probe_interval: float, max_probes: int = 3, clock: float = 0.0
+        self,
+        *,
+        native: bool,
+        window: int,
+        max_bytes: int,
+        probe_interval: float,
+        max_probes: int = 3,
+        stall_timeout: Optional[float] = None,
+        resume: float = 0.0,
+        clock: float = 0.0,
     ) -> None:
         """``native``: the requester speaks this protocol, so it acknowledges and answers probes.
 
-        ``window``, ``max_bytes``: un-acknowledged chunks and bytes at most. ``probe_interval``: seconds of the owner's
-        clock. For a requester that is not native the window counts what is not written yet.
+        ``window``, ``max_bytes``: un-acknowledged chunks and bytes at most. For a requester that is not native they bound
+        what is not written yet. ``probe_interval``, ``stall_timeout``, ``resume``: seconds of the owner's clock.
         """
         self.native, self.window, self.max_bytes = native, window, max_bytes
         self.state = RUNNING
         self.reason: Optional[str] = None  # why it is done: "ended", or the reason of ClientOfflineError
         self.failure: Optional[Failure] = None  # what the end will say
         self.pushed = self.sent = self.acked = 0
+        self._highest = 0  # ever sent; a rewind takes ``sent`` back, not this
         self.ignored = 0
         self._unsent: Deque[bytes] = deque()
-        self._unacked: Deque[int] = deque()  # sizes
+        self._unacked: Deque[bytes] = deque()  # sent: kept, because they may be asked for again
         self._bytes = 0  # un-acknowledged, sent or not
         self._end_written = False
+        self._rewound: Tuple[int, float] = (0, 0.0)  # the last rewind: to which chunk, and when
+        self._stall_timeout = stall_timeout
+        self._full_since: Optional[float] = None  # when a chunk first had to wait for the window
+        self._resume = resume if native else 0.0
+        self._down_since: Optional[float] = None  # when the own connection was lost
         self._probe_interval, self._max_probes = probe_interval, max_probes
         self._heard = self._said = self._probed = clock
         self._probes = 0  # own probes since anything was heard
@@ -55,10 +71,14 @@ class Outgoing:
 
     # -- the handler's side -------------------------------------------------------------------------------------------
 
-    def admits(self, size: int) -> bool:
+    def admits(self, size: int, clock: float) -> bool:
         """Whether a chunk fits the window now; always when nothing is un-acknowledged."""
         unacked = self.pushed - self.acked
-        return unacked == 0 or (unacked < self.window and self._bytes + size <= self.max_bytes)
+        if unacked == 0 or (unacked < self.window and self._bytes + size <= self.max_bytes):
+            return True
+        if self._full_since is None:
+            self._full_since = clock
+        return False
 
     def push(self, chunk: bytes) -> None:
         self._unsent.append(chunk)
@@ -77,43 +97,60 @@ class Outgoing:
 
     @property
     def has_work(self) -> bool:
-        return self.state != DONE and (bool(self._unsent) or (self.state == ENDING and not self._end_written))
+        if self.state == DONE or self._down_since is not None:
+            return False
+        return bool(self._unsent) or (self.state == ENDING and not self._end_written)
 
     def take(self, budget: int, clock: float) -> List[Emit]:
         """The next messages to write: chunks up to ``budget`` bytes (at least one), then the end if it is its turn."""
         emits: List[Emit] = []
-        if self.state == DONE:
+        if not self.has_work:
             return emits
         while self._unsent and budget > 0:
-            chunk = self._unsent.popleft()
-            self.sent += 1
-            budget -= len(chunk)
-            if self.native:
-                self._unacked.append(len(chunk))
-            else:
-                self._bytes -= len(chunk)
-                self.acked = self.sent
-            emits.append(Emit(CHUNK, self.sent, chunk))
+            emit = self._next_frame(budget)
+            budget -= len(emit.payload)
+            emits.append(emit)
         if self.state == ENDING and not self._unsent and not self._end_written:
             self._end_written = True
             self._probed = clock
             emits.append(self._end())
             if not self.native:
                 self._finish("ended")
-        if emits:
-            self._said = clock
+        self._said = clock
         return emits
+
+    def _next_frame(self, budget: int) -> Emit:
+        """One chunk, or as many of those that wait already as fit the budget together."""
+        seq = self.sent + 1
+        chunks = [self._unsent.popleft()]
+        if self.native:
+            size = len(chunks[0]) + _wire.BATCH_OVERHEAD
+            while self._unsent:
+                size += len(self._unsent[0]) + _wire.BATCH_OVERHEAD
+                if size > budget:
+                    break
+                chunks.append(self._unsent.popleft())
+            self._unacked.extend(chunks)
+            self.sent += len(chunks)
+        else:
+            self._bytes -= len(chunks[0])
+            self.sent += 1
+            self.acked = self.sent
+        self._highest = max(self._highest, self.sent)
+        if len(chunks) == 1:
+            return Emit(CHUNK, seq, chunks[0])
+        return Emit(BATCH, seq, _wire.encode_batch(chunks))
 
     def accept(self) -> Emit:
         return Emit(ACCEPTED, 0)
 
     def _end(self) -> Emit:
-        return Emit(END, self.sent, failure=self.failure)
+        return Emit(END, self._highest, failure=self.failure)
 
-    # -- events: the table --------------------------------------------------------------------------------------------
+    # -- local events -------------------------------------------------------------------------------------------------
 
     def give_up(self, reason: str) -> List[Emit]:
-        """Local event, any state but done: stop now; the requester is told where it does not know yet."""
+        """Any state but done: stop now; the requester is told where it does not know yet."""
         if self.state == DONE:
             return []
         self._finish(reason)
@@ -122,11 +159,55 @@ class Outgoing:
         self.failure = _wire.library_failure(reason)
         return [self._end()]
 
-    def on_ack(self, seq: int, clock: float) -> List[Emit]:
-        return _TABLE[self.state, "ack"](self, seq, clock)
+    def on_disconnect(self, clock: float) -> List[Emit]:
+        """The own connection is lost: wait for it where that was agreed, give up otherwise."""
+        if self._resume <= 0:
+            return self.give_up("disconnected")
+        if self._down_since is None:
+            self._down_since = clock
+        return []
 
-    def on_cancel(self, why: str) -> List[Emit]:
-        return _TABLE[self.state, "cancel"](self, why)
+    def on_reconnect(self, clock: float) -> List[Emit]:
+        """The own connection is back: say where we are, so that the requester can ask for what it lacks."""
+        if self.state == DONE or self._down_since is None:
+            return []
+        self._down_since = None
+        self._hear(clock)  # silence so far is nobody's fault
+        self._full_since = None
+        return self._speak(clock)
+
+    def on_tick(self, clock: float) -> List[Emit]:
+        """Time passes. Whoever has heard nothing, or said nothing, for a probe interval speaks."""
+        if self.state == DONE or not self.native:
+            return []
+        if self._down_since is not None:
+            return self.give_up("disconnected") if clock - self._down_since >= self._resume else []
+        if self._stalled(clock):
+            return self.give_up("stalled")
+        if clock - self._heard >= self._probe_interval:
+            if clock - self._probed < self._probe_interval:
+                return []
+            if self._probes >= self._max_probes and clock - self._heard >= self._resume:
+                self._finish("unreachable")
+                return []
+            self._probes += 1
+            return self._speak(clock)
+        if self._suspected is not None and self._resume and clock - self._probed >= _SUSPECT_PROBES:
+            return self._speak(clock)
+        if clock - self._said >= self._probe_interval:
+            return self._speak(clock)
+        return []
+
+    def _stalled(self, clock: float) -> bool:
+        if self._full_since is None or self._stall_timeout is None:
+            return False
+        return clock - self._full_since >= self._stall_timeout
+
+    # -- events from the other end: the table ---------------------------------------------------------------------------
+
+    def on_control(self, verb: str, seq: int, why: str, clock: float) -> List[Emit]:
+        """An ``ack``, ``nak`` or ``cancel`` arrived."""
+        return _TABLE[self.state, verb](self, seq, why, clock)
 
     def on_no_responders(self, now: float) -> bool:
         """A 503 for something sent; True when a confirming probe is due after CONFIRM_AFTER seconds."""
@@ -135,7 +216,7 @@ class Outgoing:
         if self._suspected is None:
             self._suspected = now
             return self.native
-        if now - self._suspected >= CONFIRM_AFTER - _CLOCK_SLACK:
+        if now - self._suspected >= max(CONFIRM_AFTER - _CLOCK_SLACK, self._resume):
             self._finish("no_interest")
         return False
 
@@ -145,29 +226,11 @@ class Outgoing:
             return []
         return self._speak(clock)
 
-    def on_tick(self, clock: float) -> List[Emit]:
-        """Time passes. Whoever has heard nothing, or said nothing, for a probe interval speaks."""
-        if self.state == DONE or not self.native:
-            return []
-        if clock - self._heard >= self._probe_interval:
-            if clock - self._probed < self._probe_interval:
-                return []
-            if self._probes >= self._max_probes:
-                self._finish("unreachable")
-                return []
-            self._probes += 1
-            self._probed = clock
-            return self._speak(clock)
-        if clock - self._said >= self._probe_interval:
-            self._probed = clock
-            return self._speak(clock)
-        return []
-
     # -- actions ------------------------------------------------------------------------------------------------------
 
     def _speak(self, clock: float) -> List[Emit]:
         """A probe; the end is its own probe once it has been written."""
-        self._said = clock
+        self._said = self._probed = clock
         return [self._end() if self._end_written else Emit(PROBE, self.sent)]
 
     def _hear(self, clock: float) -> None:
@@ -175,27 +238,47 @@ class Outgoing:
         self._probes = 0
         self._suspected = None
 
-    def _acknowledge(self, seq: int, clock: float) -> List[Emit]:
+    def _acknowledge(self, seq: int, _why: str, clock: float) -> List[Emit]:
         self._hear(clock)
-        if not self.native or not self.acked <= seq <= self.sent:
+        if not self.native or not self.acked <= seq <= self._highest:
             self.ignored += 1
             return []
-        for _ in range(seq - self.acked):
-            self._bytes -= self._unacked.popleft()
-        self.acked = seq
+        if seq > self.acked:
+            self._full_since = None
+        while self.acked < seq:
+            if self._unacked:
+                self._bytes -= len(self._unacked.popleft())
+            else:  # rewound, but what had been sent before has arrived after all
+                self._bytes -= len(self._unsent.popleft())
+                self.sent += 1
+            self.acked += 1
         return []
 
-    def _acknowledge_ending(self, seq: int, clock: float) -> List[Emit]:
-        if seq == self.sent + 1 and self._end_written:
+    def _acknowledge_ending(self, seq: int, why: str, clock: float) -> List[Emit]:
+        if seq == self.pushed + 1 and self._end_written:
             self._finish("ended")
             return []
-        return self._acknowledge(seq, clock)
+        return self._acknowledge(seq, why, clock)
 
-    def _cancelled(self, why: str) -> List[Emit]:
+    def _rewind(self, seq: int, _why: str, clock: float) -> List[Emit]:
+        """Send again from ``seq`` on; at most once a probe interval for the same, or it could go on for ever."""
+        self._hear(clock)
+        again, at = self._rewound
+        if not self.acked < seq <= self.sent or (seq == again and clock - at < self._probe_interval):
+            self.ignored += 1
+            return []
+        self._rewound = (seq, clock)
+        while self.sent >= seq:
+            self._unsent.appendleft(self._unacked.pop())
+            self.sent -= 1
+        self._end_written = False
+        return []
+
+    def _cancelled(self, _seq: int, why: str, _clock: float) -> List[Emit]:
         self._finish("deadline" if why == "deadline" else "cancelled")
         return []
 
-    def _ended(self, why: str) -> List[Emit]:
+    def _ended(self, *_: object) -> List[Emit]:
         self._finish("ended")  # the requester has forgotten the stream: it has its end, or wants none
         return []
 
@@ -213,9 +296,12 @@ class Outgoing:
 
 _TABLE: Dict[Tuple[str, str], Callable[..., List[Emit]]] = {
     (RUNNING, "ack"): Outgoing._acknowledge,
+    (RUNNING, "nak"): Outgoing._rewind,
     (RUNNING, "cancel"): Outgoing._cancelled,
     (ENDING, "ack"): Outgoing._acknowledge_ending,
+    (ENDING, "nak"): Outgoing._rewind,
     (ENDING, "cancel"): Outgoing._ended,
     (DONE, "ack"): Outgoing._ignore,
+    (DONE, "nak"): Outgoing._ignore,
     (DONE, "cancel"): Outgoing._ignore,
 }

@@ -57,12 +57,15 @@ class Registration:
         max_workers: int,
         max_queued: int,
         max_detached: int,
+        stall_timeout: Optional[float],
+        max_resume: float,
     ) -> None:
         self.subject, self.queue = subject, queue
         self._registry = registry
         self._handler = handler
         self._takes_sender = _takes_sender(handler)
         self._max_detached = max_detached
+        self._stall_timeout, self._max_resume = stall_timeout, max_resume
         self._workers = Workers(f"natsbridge-{subject}", max_workers, max_queued)
         self._cond = Condition()  # guards everything below
         self._sinks: Set[StreamSink] = set()
@@ -126,6 +129,8 @@ class Registration:
             window=pool._window,
             max_bytes=pool._window_bytes,
             probe_interval=pool._probe_interval,
+            stall_timeout=self._stall_timeout,
+            max_resume=self._max_resume,
             on_done=self._on_done,
         )
         request = StreamRequest(msg.subject, msg.data, headers, connect_id, deadline)

@@ -9,7 +9,8 @@ import hashlib
 import json
 import re
 import secrets
-from typing import Dict, Mapping, NamedTuple, Optional, Tuple
+import struct
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
 VERSION = 1
 
@@ -23,15 +24,16 @@ STATUS = "Status"  # nats-py's name for the status of a status message
 NO_RESPONDERS = "503"
 
 # Kinds of messages to a requester, and what they carry.
-ACCEPTED, CHUNK, PROBE, END = "a", "d", "p", "e"
+ACCEPTED, CHUNK, BATCH, PROBE, END = "a", "d", "b", "p", "e"
 # Verbs of messages to a responder.
-ACK, CANCEL = "ack", "cancel"
+ACK, NAK, CANCEL = "ack", "nak", "cancel"
 
 # The error ends that the library itself sends: word, code and description.
 LIBRARY_ENDS = {
     "busy": (503, "every handler of the responder is busy"),
     "offline": (499, "the client was marked offline"),
     "deadline": (504, "the request's timeout passed at the responder"),
+    "stalled": (408, "the requester has not read on for too long"),
     "disconnected": (502, "the responder's connection was lost meanwhile"),
     "shutdown": (503, "the responder is shutting down"),
     "abandoned": (500, "the responder dropped the stream without ending it"),
@@ -40,7 +42,7 @@ LIBRARY_ENDS = {
 }
 
 _MAX_NUMBER = 2**53  # numbers stay exact in every language's floats
-_KIND = re.compile(r"([adpe])(0|[1-9][0-9]{0,15})\Z")
+_KIND = re.compile(r"([abdpe])(0|[1-9][0-9]{0,15})\Z")
 _STREAM_TOKEN = re.compile(r"[0-9a-f]{24}\Z")
 _NUMBER = re.compile(r"(0|[1-9][0-9]{0,15})\Z")
 _LEASE = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
@@ -91,6 +93,7 @@ class StreamParams(NamedTuple):
     window: int
     bytes: int
     timeout_ms: Optional[int] = None
+    resume_ms: int = 0
     lease: Optional[str] = None
     version: int = VERSION
 
@@ -99,6 +102,8 @@ def encode_params(params: StreamParams) -> str:
     parts = [f"v={params.version}", f"window={params.window}", f"bytes={params.bytes}"]
     if params.timeout_ms is not None:
         parts.append(f"timeout={params.timeout_ms}")
+    if params.resume_ms:
+        parts.append(f"resume={params.resume_ms}")
     if params.lease is not None:
         parts.append(f"lease={params.lease}")
     return "; ".join(parts)
@@ -120,10 +125,11 @@ def parse_params(value: str) -> Optional[StreamParams]:
     if not version or not window or not size:
         return None
     timeout = _number(fields["timeout"]) if "timeout" in fields else None
+    resume = _number(fields.get("resume", "0"))
     lease = fields.get("lease")
-    if ("timeout" in fields and timeout is None) or (lease is not None and not _LEASE.match(lease)):
+    if ("timeout" in fields and timeout is None) or resume is None or (lease is not None and not _LEASE.match(lease)):
         return None
-    return StreamParams(window, size, timeout, lease, version)
+    return StreamParams(window, size, timeout, resume, lease, version)
 
 
 def _number(text: Optional[str]) -> Optional[int]:
@@ -144,6 +150,10 @@ def encode_ack(seq: int) -> bytes:
     return b"ack %d" % seq
 
 
+def encode_nak(seq: int) -> bytes:
+    return b"nak %d" % seq
+
+
 def encode_cancel(why: str = "") -> bytes:
     """``why``: "deadline" when the requester's own deadline passed; "" for any other reason."""
     return f"cancel {why}".encode() if why else b"cancel"
@@ -159,10 +169,40 @@ def parse_control(data: bytes) -> Optional[Tuple[str, int, str]]:
         return None
     if verb == CANCEL:
         return CANCEL, 0, rest
-    if verb == ACK:
+    if verb in (ACK, NAK):
         seq = _number(rest)
-        return None if seq is None else (ACK, seq, "")
+        return None if seq is None else (verb, seq, "")
     return None
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+BATCH_OVERHEAD = 4  # bytes that each chunk of a batch takes besides its own
+
+_pack_size = struct.Struct(">I").pack
+_unpack_size = struct.Struct(">I").unpack_from
+
+
+def encode_batch(chunks: Iterable[bytes]) -> bytes:
+    """Chunks one behind the other, each behind its length."""
+    parts: List[bytes] = []
+    for chunk in chunks:
+        parts.append(_pack_size(len(chunk)))
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def decode_batch(data: bytes) -> Optional[List[bytes]]:
+    """None when the lengths do not add up, or a chunk is empty."""
+    chunks: List[bytes] = []
+    at, end = 0, len(data)
+    while at + BATCH_OVERHEAD < end:
+        start = at + BATCH_OVERHEAD
+        at = start + _unpack_size(data, at)[0]
+        if at == start or at > end:
+            return None
+        chunks.append(data[start:at])
+    return chunks if at == end and chunks else None
 
 
 # -- ends -------------------------------------------------------------------------------------------------------------

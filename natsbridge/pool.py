@@ -478,6 +478,7 @@ class Pool:
         headers: Headers = None,
         window: Optional[int] = None,
         window_bytes: Optional[int] = None,
+        resume: float = 0.0,
     ) -> ResponseStream:
         """Send a request whose answer is a stream of chunks; returns at once, and iterating waits for the chunks.
 
@@ -486,6 +487,8 @@ class Pool:
         idle_timeout: seconds without a chunk while the reader waits for one; None for no limit, except that a responder
             which is not natsbridge, or has not answered at all, gets the pool's ``timeout``.
         window, window_bytes: chunks and bytes that the worker may send ahead of the reader; the pool's if None.
+        resume: seconds for which both ends keep the stream through lost connections, and go on where it was. It also
+            delays by as much the moment at which the worker notices that this process was killed. 0 for not at all.
 
         Raises ClientOfflineError when the id is marked offline, and what ``publish`` raises. What the stream itself may
         raise is listed with ``ResponseStream``. Use it in a ``with``: leaving it stops the worker.
@@ -498,6 +501,7 @@ class Pool:
         total = Deadline(check_timeout(timeout))
         idle = check_timeout(idle_timeout, "idle_timeout")
         chunks = self._window if window is None else check_count(window, "window")
+        kept = check_timeout(resume, "resume", optional=False)
         size = self._window_bytes if window_bytes is None else check_count(window_bytes, "window_bytes")
         start = Deadline(total.at_most(self._timeout))
         link = self._link(start)
@@ -516,6 +520,7 @@ class Pool:
             window=chunks,
             max_bytes=size,
             probe_interval=self._probe_interval,
+            resume=3600.0 if kept is None else min(kept, 3600.0),
         )
         source.start(start)
         return ResponseStream(source, self)

@@ -66,6 +66,8 @@ class PendingRequest:
 
     def on_disconnect(self) -> None: ...  # the reply may still come once the connection is back
 
+    def on_reconnect(self) -> None: ...
+
     def on_denied(self, subject: str, error: PermissionDeniedError) -> bool:
         return subject == self.subject.lower() and self._waiter.fail(error)
 
@@ -94,6 +96,7 @@ class StreamSource:
         window: int,
         max_bytes: int,
         probe_interval: float,
+        resume: float,
     ) -> None:
         self.subject, self.connect_id, self.lease = subject, connect_id, registry.lease_of(connect_id)
         self.gone = False  # the guard of the queued request
@@ -104,6 +107,7 @@ class StreamSource:
         self._deadline = deadline
         self._idle_timeout, self._plain_idle_timeout = idle_timeout, plain_idle_timeout
         self._window, self._max_bytes, self._probe_interval = window, link.grant(max_bytes), probe_interval
+        self._resume = resume
         self._cond = Condition()  # guards _incoming, _token, _retries_left, _retired and _denied
         self._retries = list(_BUSY_RETRIES)
         self._retired = False
@@ -118,6 +122,7 @@ class StreamSource:
             window=self._window,
             max_bytes=self._max_bytes,
             probe_interval=self._probe_interval,
+            resume=self._resume,
             clock=self._link.clock,
         )
 
@@ -127,7 +132,11 @@ class StreamSource:
         self._link.register(self._token, self, ticking=True)
         left = self._deadline.remaining()
         params = _wire.StreamParams(
-            self._window, self._max_bytes, None if left is None else max(1, round(left * 1000)), self.lease
+            self._window,
+            self._max_bytes,
+            None if left is None else max(1, round(left * 1000)),
+            round(self._resume * 1000),
+            self.lease,
         )
         headers = {**(self._headers or {}), _wire.STREAM: _wire.encode_params(params)}
         if self.connect_id is not None:
@@ -197,9 +206,14 @@ class StreamSource:
 
     def on_disconnect(self) -> None:
         with self._cond:
-            self._incoming.on_disconnect(self.sent)
+            self._incoming.on_disconnect(self.sent, self._link.clock)
             self._cond.notify_all()
         self._say([])
+
+    def on_reconnect(self) -> None:
+        with self._cond:
+            says = self._incoming.on_reconnect(self._link.clock)
+        self._say(says)
 
     def on_denied(self, subject: str, error: PermissionDeniedError) -> bool:
         if subject != self.subject.lower():

@@ -31,7 +31,7 @@ from .registry import OnlineRegistry
 
 logger = logging.getLogger("natsbridge")
 
-OFFLINE_REASONS = frozenset(("offline", "cancelled", "no_interest", "unreachable", "disconnected", "deadline"))
+OFFLINE_REASONS = frozenset(("offline", "cancelled", "no_interest", "unreachable", "stalled", "disconnected", "deadline"))
 
 
 class StreamRequest:
@@ -76,6 +76,8 @@ class StreamSink:
         window: int,
         max_bytes: int,
         probe_interval: float,
+        stall_timeout: Optional[float],
+        max_resume: float,
         on_done: Callable[[StreamSink], None],
     ) -> None:
         """``params``: what the requester asked for, None when it does not speak the protocol."""
@@ -89,7 +91,8 @@ class StreamSink:
         self._on_done = on_done
         if params is not None:
             window, max_bytes = min(window, params.window), min(max_bytes, params.bytes)
-        self._params = _wire.StreamParams(window, max_bytes)
+        resume = 0.0 if params is None else min(params.resume_ms / 1000, max_resume)
+        self._params = _wire.StreamParams(window, max_bytes, resume_ms=round(resume * 1000))
         self._token = _wire.stream_token()
         self._control = f"{link.prefix}.{self._token}"
         self._cond = Condition()  # guards everything below
@@ -98,6 +101,8 @@ class StreamSink:
             window=window,
             max_bytes=max_bytes,
             probe_interval=probe_interval,
+            stall_timeout=stall_timeout,
+            resume=resume,
             clock=link.clock,
         )
         self._scheduled = False  # the writer has this stream in its queue
@@ -145,11 +150,9 @@ class StreamSink:
                     raise self._error()
                 if deadline.at is not None and time.monotonic() >= deadline.at:
                     break
-                if self._outgoing.admits(len(chunk)):
+                if self._outgoing.admits(len(chunk), self._link.clock):
                     self._outgoing.push(chunk)
-                    scheduled, self._scheduled = self._scheduled, True
-                    if not scheduled:
-                        self._link.outbox.ready(self)
+                    self._schedule()
                     return
                 self._link.loop.refuse_here()
                 self._cond.wait_slice(deadline.remaining())
@@ -159,9 +162,13 @@ class StreamSink:
     def end(self, failure: Optional[_wire.Failure] = None) -> None:
         with self._cond:
             if self._outgoing.end(failure):
-                scheduled, self._scheduled = self._scheduled, True
-                if not scheduled:
-                    self._link.outbox.ready(self)
+                self._schedule()
+
+    def _schedule(self) -> None:
+        """Inside the lock: have the writer come for what there is to write."""
+        if not self._scheduled and self._outgoing.has_work:
+            self._scheduled = True
+            self._link.outbox.ready(self)
 
     def give_up(self, reason: str) -> None:
         """Stop now, whatever waits to be sent; idempotent."""
@@ -261,11 +268,10 @@ class StreamSink:
         with self._cond:
             if control is None:
                 self._outgoing.ignored += 1
-            elif control[0] == _wire.CANCEL:
-                emits = self._outgoing.on_cancel(control[2])
             else:
-                emits = self._outgoing.on_ack(control[1], self._link.clock)
+                emits = self._outgoing.on_control(*control, self._link.clock)
                 self._cond.notify_all()
+                self._schedule()
         self._emit(emits)
 
     def _confirm(self) -> None:
@@ -282,7 +288,15 @@ class StreamSink:
         self._emit(emits)
 
     def on_disconnect(self) -> None:
-        self.give_up("disconnected")
+        with self._cond:
+            emits = self._outgoing.on_disconnect(self._link.clock)
+        self._emit(emits)
+
+    def on_reconnect(self) -> None:
+        with self._cond:
+            emits = self._outgoing.on_reconnect(self._link.clock)
+            self._schedule()
+        self._emit(emits)
 
     def on_denied(self, subject: str, error: PermissionDeniedError) -> bool:
         if subject != self._inbox.lower():

@@ -38,6 +38,9 @@ class Subscriber:
     max_workers, max_queued: per registration, how many requests are served at once, and how many may wait; beyond, a
         request is refused at once (``BusyError``).
     max_detached: senders that may be open after their handlers returned (``ResponseSender.detach``), per registration.
+    stall_timeout: seconds that ``send`` waits for a requester which is there but does not read on, before the stream ends
+        with the reason ``stalled``; None for no limit.
+    max_resume: the longest that a requester's ``resume`` may keep a stream through lost connections, in seconds.
     registry: whose offline marks count; the pool's unless given.
 
     Thread-safe. Belongs to the process that made its registrations: a forked child gets ``ForkedError``.
@@ -50,6 +53,8 @@ class Subscriber:
         max_workers: int = 16,
         max_queued: int = 16,
         max_detached: int = 1024,
+        stall_timeout: Optional[float] = 30.0,
+        max_resume: float = 60.0,
         registry: Optional[OnlineRegistry] = None,
     ) -> None:
         if registry is not None and not isinstance(registry, OnlineRegistry):
@@ -57,6 +62,9 @@ class Subscriber:
         self.max_workers = check_count(max_workers, "max_workers")
         self.max_queued = check_count(max_queued, "max_queued", 0)
         self.max_detached = check_count(max_detached, "max_detached", 0)
+        self.stall_timeout = check_timeout(stall_timeout, "stall_timeout")
+        longest = check_timeout(max_resume, "max_resume", optional=False)
+        self.max_resume = 3600.0 if longest is None else longest
         self._owns_pool = not isinstance(pool_or_servers, Pool)
         self.pool = pool_or_servers if isinstance(pool_or_servers, Pool) else Pool(pool_or_servers, registry=registry)
         self.registry = self.pool.registry if registry is None else registry
@@ -144,6 +152,8 @@ class Subscriber:
             max_workers=workers,
             max_queued=queued,
             max_detached=self.max_detached,
+            stall_timeout=self.stall_timeout,
+            max_resume=self.max_resume,
         )
 
     def _register(self, registration: Registration) -> None:
