@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 
 from ._registration import RegistrationStats
@@ -30,6 +31,7 @@ from .errors import (
 from .message import Message
 from .pool import Pool, PoolStats, is_client_online, mark_client_offline, mark_client_online
 from .registry import OnlineRegistry, online_clients
+from .replies import Replies
 from .requester import ResponseStream
 from .responder import ResponseSender, StreamRequest
 from .subscriber import Subscriber
@@ -44,6 +46,7 @@ __all__ = [
     "Message",
     "PoolStats",
     "RegistrationStats",
+    "Replies",
     "ResponseSender",
     "ResponseStream",
     "StreamRequest",
@@ -77,3 +80,10 @@ __all__ = [
 ]
 
 logging.getLogger("natsbridge").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> str:
+    # Reading the installed metadata takes longer than importing the rest does, and few programs ask.
+    if name == "__version__":
+        return importlib.metadata.version("natsbridge")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

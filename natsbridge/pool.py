@@ -36,6 +36,7 @@ from .options import (
     redact,
 )
 from .registry import OnlineRegistry, online_clients
+from .replies import Replies, ReplyInbox, Sentinel, empty_payload
 from .requester import PendingRequest, ResponseStream, StreamSource
 from .subscription import Handler, Subscription
 
@@ -408,6 +409,49 @@ class Pool:
         finally:
             link.forget(pending.token)
         return Message(msg.subject, msg.data, msg.reply, msg.headers, respond=self._respond)
+
+    def request_many(
+        self,
+        subject: str,
+        data: Data = b"",
+        *,
+        timeout: Optional[float] = None,
+        max_messages: Optional[int] = None,
+        stall: Optional[float] = None,
+        sentinel: Sentinel = False,
+        headers: Headers = None,
+    ) -> Replies:
+        """Publish a request and iterate over every reply that comes, from any number of responders (ADR-47).
+
+        timeout: seconds in all, without the reader's own time; the pool's ``timeout`` if None.
+        max_messages: end after so many.
+        stall: end when no further reply came for so many seconds; counts from the first reply on.
+        sentinel: True to end at an empty message, or a function that says of a message whether it is the last; the
+            sentinel itself is not yielded.
+
+        Returns at once. Raises what ``publish`` raises; what iterating may raise is listed with ``Replies``.
+        """
+        check_subject(subject)
+        data = check_data(data)
+        checked = check_headers(headers)
+        total = self._limit(timeout)
+        if max_messages is not None:
+            check_count(max_messages, "max_messages")
+        pause = None if stall is None else check_interval(stall, "stall")
+        if sentinel is not True and sentinel is not False:
+            check_callable(sentinel, "sentinel")
+        is_last = empty_payload if sentinel is True else (sentinel or None)
+        deadline = Deadline(total)
+        link = self._link(deadline)
+        size = self._check_size(link, data, checked)
+        inbox = ReplyInbox(link, subject)
+        try:
+            entry = Entry(subject, data, inbox.inbox, checked, guard=inbox)
+            link.outbox.publish(entry, size + _ENTRY_OVERHEAD, deadline.remaining())
+        except BaseException:
+            inbox.finish("cancelled")
+            raise
+        return Replies(inbox, self, self._respond, timeout=total, max_messages=max_messages, stall=pause, sentinel=is_last)
 
     def _respond(self, reply: str, data: Data, headers: Headers) -> None:
         self.publish(reply, data, headers=headers)
