@@ -70,6 +70,7 @@ class Incoming:
         self._unacked_bytes = 0  # consumed, not acknowledged
         self._control = ""  # the responder's control prefix, once bound
         self._reply = ""  # its newest reply subject: where everything goes that is said to it
+        self._relayed = False  # it is in another account, from where no 503 comes
         self._naked = self._naks = 0  # the chunk last asked for again, and how often
         self._resume = resume
         self._down_since: Optional[float] = None  # when the own connection was lost
@@ -111,17 +112,19 @@ class Incoming:
         status = headers.get(_wire.STATUS) if headers and not data else None
         if status is not None:
             return self._on_status(status, headers or {}, now)
-        parsed = _wire.parse_reply(reply)
+        parsed = _wire.parse_sequence(headers) or _wire.parse_reply(reply)
         failure = _wire.parse_failure(headers)
         if parsed is None:
             event = "unnumbered"
         elif self.state == WAITING and headers and (_wire.STREAM in headers or _wire.LIBRARY_ERROR in headers):
             self._bind(NATIVE, parsed[0], headers, clock)
+            self._relayed = _wire.SEQUENCE in headers
             event = parsed[1]
         else:
             event = parsed[1]
         if parsed is not None and self._control and parsed[0] != self._control:
-            return [Say(reply, _wire.encode_cancel())], False  # a second responder: one is enough
+            # A second responder: one is enough.
+            return [Say(reply, _wire.encode_cancel())] if reply else [], False
         action = _TABLE.get((self.state, event), Incoming._ignore)
         if parsed is not None and self.state == NATIVE:
             self._hear(reply, clock)
@@ -264,7 +267,7 @@ class Incoming:
             self._resume = min(self._resume, params.resume_ms / 1000)
 
     def _hear(self, reply: str, clock: float) -> None:
-        self._reply = reply
+        self._reply = reply or self._reply
         self._heard = clock
         self._probes = 0
         self._suspected = None
@@ -277,7 +280,7 @@ class Incoming:
         self.acked = self.consumed
         self._unacked_bytes = 0
         self._acked_at = clock
-        return [Say(self._reply, _wire.encode_ack(self.consumed), probe=True)]
+        return [Say(self._reply, _wire.encode_ack(self.consumed), probe=not self._relayed)]
 
     def _probe_it(self, clock: float) -> List[Say]:
         self._probed = clock
@@ -295,7 +298,7 @@ class Incoming:
             self._finish(Ended("gap", expected=expected, got=got))
             return say
         self._naks += 1
-        return [Say(self._reply, _wire.encode_nak(expected), probe=True)]
+        return [Say(self._reply, _wire.encode_nak(expected), probe=not self._relayed)]
 
     def _cancel(self, why: str = "") -> List[Say]:
         return [Say(self._reply, _wire.encode_cancel(why))] if self.state == NATIVE else []

@@ -176,7 +176,8 @@ class Link:
         if msg.headers and _wire.STATUS in msg.headers:
             return
         if suffix == "":
-            if _wire.parse_reply(msg.reply) is not None:
+            known = _wire.parse_sequence(msg.headers) or _wire.parse_reply(msg.reply)
+            if msg.reply and known is not None:
                 self.outbox.control(Entry(msg.reply, _wire.encode_cancel()))
                 return
         elif _wire.parse_kind(suffix) is not None and _wire.acceptable_reply(msg.reply):

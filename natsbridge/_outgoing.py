@@ -35,6 +35,7 @@ class Outgoing:
         self,
         *,
         native: bool,
+        batches: bool = True,
         window: int,
         max_bytes: int,
         probe_interval: float,
@@ -43,12 +44,13 @@ class Outgoing:
         resume: float = 0.0,
         clock: float = 0.0,
     ) -> None:
-        """``native``: the requester speaks this protocol, so it acknowledges and answers probes.
+        """``native``: the requester speaks this protocol, so it acknowledges and answers probes; with ``batches`` too.
 
         ``window``, ``max_bytes``: un-acknowledged chunks and bytes at most. For a requester that is not native they bound
         what is not written yet. ``probe_interval``, ``stall_timeout``, ``resume``: seconds of the owner's clock.
         """
         self.native, self.window, self.max_bytes = native, window, max_bytes
+        self._batches = batches
         self.state = RUNNING
         self.reason: Optional[str] = None  # why it is done: "ended", or the reason of ClientOfflineError
         self.failure: Optional[Failure] = None  # what the end will say
@@ -125,7 +127,7 @@ class Outgoing:
         chunks = [self._unsent.popleft()]
         if self.native:
             size = len(chunks[0]) + _wire.BATCH_OVERHEAD
-            while self._unsent:
+            while self._unsent and self._batches:
                 size += len(self._unsent[0]) + _wire.BATCH_OVERHEAD
                 if size > budget:
                     break

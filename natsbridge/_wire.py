@@ -17,6 +17,7 @@ VERSION = 1
 CONNECT_ID = "Connect-ID"
 STREAM = "Natsbridge-Stream"
 LIBRARY_ERROR = "Natsbridge-Error"
+SEQUENCE = "Natsbridge-Seq"  # where the reply subject cannot carry it
 ERROR = "Nats-Service-Error"
 ERROR_CODE = "Nats-Service-Error-Code"
 STATUS = "Status"  # nats-py's name for the status of a status message
@@ -82,6 +83,21 @@ def parse_reply(reply: str) -> Optional[Tuple[str, str, int]]:
     if kind is None or not _STREAM_TOKEN.match(control.rpartition(".")[2]):
         return None
     return control, kind[0], kind[1]
+
+
+def crosses_accounts(reply: str) -> bool:
+    """Whether the server maps this reply to another account: every reply attached to an answer would be mapped too, and
+    kept by the server, so the sequence travels in a header instead."""
+    return reply.startswith("_R_.")
+
+
+def encode_sequence(token: str, kind: str, seq: int) -> str:
+    return f"{token}.{kind}{seq}"
+
+
+def parse_sequence(headers: Optional[Mapping[str, str]]) -> Optional[Tuple[str, str, int]]:
+    """(stream token, kind, seq) of a message from another account."""
+    return parse_reply(f".{headers[SEQUENCE]}") if headers and SEQUENCE in headers else None
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------

@@ -91,13 +91,15 @@ class StreamSink:
         self._on_done = on_done
         if params is not None:
             window, max_bytes = min(window, params.window), min(max_bytes, params.bytes)
-        resume = 0.0 if params is None else min(params.resume_ms / 1000, max_resume)
+        self._relayed = _wire.crosses_accounts(inbox)
+        resume = 0.0 if params is None or self._relayed else min(params.resume_ms / 1000, max_resume)
         self._params = _wire.StreamParams(window, max_bytes, resume_ms=round(resume * 1000))
         self._token = _wire.stream_token()
         self._control = f"{link.prefix}.{self._token}"
         self._cond = Condition()  # guards everything below
         self._outgoing = Outgoing(
             native=params is not None,
+            batches=not self._relayed,
             window=window,
             max_bytes=max_bytes,
             probe_interval=probe_interval,
@@ -226,7 +228,13 @@ class StreamSink:
             headers = _wire.encode_failure(emit.failure)
         elif emit.kind in (_wire.ACCEPTED, _wire.PROBE):
             headers = {_wire.STREAM: _wire.encode_params(self._params)}
-        return Entry(self._inbox, emit.payload, _wire.reply_subject(self._control, emit.kind, emit.seq), headers)
+        reply = _wire.reply_subject(self._control, emit.kind, emit.seq)
+        if self._relayed:
+            if self._outgoing.native:
+                headers = {**(headers or {}), _wire.SEQUENCE: _wire.encode_sequence(self._token, emit.kind, emit.seq)}
+            if emit.kind not in (_wire.ACCEPTED, _wire.PROBE):
+                reply = ""
+        return Entry(self._inbox, emit.payload, reply, headers)
 
     def _emit(self, emits: List[Emit]) -> None:
         """Publish what the state table said, and let go of the stream once it is done."""
