@@ -15,7 +15,7 @@ from . import _wire
 from ._connection import Connection, LinkSubscription
 from ._deadline import Deadline
 from ._loop import LoopThread
-from ._outbox import Entry, Outbox
+from ._outbox import Outbox, publish_command
 from ._waiter import Lock
 from .errors import PermissionDeniedError
 from .options import ConnectOptions
@@ -178,13 +178,13 @@ class Link:
         if suffix == "":
             known = _wire.parse_sequence(msg.headers) or _wire.parse_reply(msg.reply)
             if msg.reply and known is not None:
-                self.outbox.control(Entry(msg.reply, _wire.encode_cancel()))
+                self.outbox.control(publish_command(msg.reply, _wire.encode_cancel()))
                 return
         elif _wire.parse_kind(suffix) is not None and _wire.acceptable_reply(msg.reply):
             control = _wire.parse_control(msg.data)
             if control is not None and control[0] != _wire.CANCEL:
                 failure = _wire.library_failure("unknown")
-                self.outbox.control(Entry(msg.reply, headers=_wire.encode_failure(failure)))
+                self.outbox.control(publish_command(msg.reply, headers=_wire.encode_failure(failure)))
                 return
         self._ignored += 1
 

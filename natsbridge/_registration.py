@@ -13,7 +13,7 @@ from . import _wire
 from ._connection import LinkSubscription
 from ._deadline import Deadline
 from ._link import Link
-from ._outbox import Entry
+from ._outbox import publish_command
 from ._runtime import Runtime
 from ._waiter import Condition
 from ._workers import Workers
@@ -150,7 +150,8 @@ class Registration:
             self._refused += 1
         control = f"{self._link.prefix}.{_wire.stream_token()}"
         headers = _wire.encode_failure(_wire.library_failure(word))
-        self._link.outbox.control(Entry(msg.reply, b"", _wire.reply_subject(control, _wire.END, 0), headers))
+        reply = _wire.reply_subject(control, _wire.END, 0)
+        self._link.outbox.control(publish_command(msg.reply, reply=reply, headers=headers))
 
     def _on_done(self, sink: StreamSink) -> None:
         with self._cond:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Opt
 from . import _fork, presence
 from ._deadline import Deadline, check_interval, check_timeout
 from ._link import Link, LinkStats
-from ._outbox import Entry
+from ._outbox import publish_command
 from ._runtime import Runtime
 from ._waiter import Abandoned, Lock, Waiter
 from .errors import ClosedError, MaxPayloadError, RequestTimeoutError
@@ -45,7 +45,6 @@ logger = logging.getLogger("natsbridge")
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
 
 _NEW, _OPEN, _CLOSED = "new", "open", "closed"
-_ENTRY_OVERHEAD = 64  # bytes an empty message is counted with, so that many of them fill the outbox too
 _EXIT_TIMEOUT = 2.0
 
 _numbers = itertools.count(1)
@@ -348,16 +347,15 @@ class Pool:
         checked = check_headers(headers) if headers is not None else None
         limit = self._timeout if timeout is None else self._limit(timeout)
         link = self._link()
-        size = self._check_size(link, data, checked)
-        link.outbox.publish(Entry(subject, data, reply, checked), size + _ENTRY_OVERHEAD, limit)
+        self._check_size(link, data, checked)
+        link.outbox.publish(publish_command(subject, data, reply, checked), limit)
 
     @staticmethod
-    def _check_size(link: Link, data: bytes, headers: Headers, extra: int = 0) -> int:
+    def _check_size(link: Link, data: bytes, headers: Headers, extra: int = 0) -> None:
         size = len(data) + extra + (headers_size(headers) if headers else 0)
         limit = link.connection.max_payload
         if size > limit:
             raise MaxPayloadError(size, limit)
-        return size
 
     def flush(self, timeout: Optional[float] = None) -> None:
         """Wait until the server has processed everything that was published before, by any thread.
@@ -397,12 +395,12 @@ class Pool:
         deadline = Deadline(self._limit(timeout))
         link = self._link(deadline)
         link.loop.refuse_here()
-        size = self._check_size(link, data, checked)
+        self._check_size(link, data, checked)
         pending = PendingRequest(link, subject)
         link.register(pending.token, pending, ticking=False)
         try:
-            entry = Entry(subject, data, pending.inbox, checked, guard=pending)
-            link.outbox.publish(entry, size + _ENTRY_OVERHEAD, deadline.remaining())
+            command = publish_command(subject, data, pending.inbox, checked)
+            link.outbox.publish(command, deadline.remaining(), pending)
             msg = pending.wait(deadline)
         except Abandoned:
             raise RequestTimeoutError(f"no reply came from {subject!r} within {deadline.timeout:g} s") from None
@@ -443,11 +441,10 @@ class Pool:
         is_last = empty_payload if sentinel is True else (sentinel or None)
         deadline = Deadline(total)
         link = self._link(deadline)
-        size = self._check_size(link, data, checked)
+        self._check_size(link, data, checked)
         inbox = ReplyInbox(link, subject)
         try:
-            entry = Entry(subject, data, inbox.inbox, checked, guard=inbox)
-            link.outbox.publish(entry, size + _ENTRY_OVERHEAD, deadline.remaining())
+            link.outbox.publish(publish_command(subject, data, inbox.inbox, checked), deadline.remaining(), inbox)
         except BaseException:
             inbox.finish("cancelled")
             raise

@@ -11,7 +11,7 @@ from . import _wire
 from ._connection import LinkSubscription
 from ._deadline import Deadline
 from ._link import Link
-from ._outbox import Entry
+from ._outbox import publish_command
 from .options import check_connect_id
 from .registry import OnlineRegistry
 
@@ -22,7 +22,7 @@ def announce(link: Link, registry: OnlineRegistry, connect_id: str, *, online: b
     """Tell the listeners of other processes; best effort, never blocks."""
     announcement = _wire.Announcement(connect_id, lease, registry.origin)
     subject = _wire.presence_subject(connect_id, online)
-    link.outbox.control(Entry(subject, _wire.encode_announcement(announcement)))
+    link.outbox.control(publish_command(subject, _wire.encode_announcement(announcement)))
 
 
 class PresenceListener:

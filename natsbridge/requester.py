@@ -12,7 +12,7 @@ from . import _fork, _incoming, _outgoing, _wire
 from ._deadline import Deadline
 from ._incoming import Ended, Incoming, Item, Say
 from ._link import Link
-from ._outbox import Entry
+from ._outbox import publish_command
 from ._waiter import Condition, Waiter
 from .errors import (
     BusyError,
@@ -29,7 +29,6 @@ from .errors import (
     StreamGapError,
 )
 from .message import Message
-from .options import headers_size
 from .registry import OnlineRegistry
 
 # A busy worker is not the only one perhaps: seconds before each new try of a refused request.
@@ -126,7 +125,7 @@ class StreamSource:
             clock=self._link.clock,
         )
 
-    def _request(self) -> Entry:
+    def _request(self) -> bytes:
         """Register a fresh token and build the request for it."""
         self._token = _wire.stream_token()
         self._link.register(self._token, self, ticking=True)
@@ -141,7 +140,7 @@ class StreamSource:
         headers = {**(self._headers or {}), _wire.STREAM: _wire.encode_params(params)}
         if self.connect_id is not None:
             headers[_wire.CONNECT_ID] = self.connect_id
-        return Entry(self.subject, self._data, self._inbox(), headers, guard=self)
+        return publish_command(self.subject, self._data, self._inbox(), headers)
 
     def _inbox(self) -> str:
         return f"{self._link.prefix}.{self._token}"
@@ -152,9 +151,7 @@ class StreamSource:
             self._registry.watch(self)
             if self._registry.is_offline(self.connect_id, self.lease):
                 raise ClientOfflineError(self.connect_id, "offline")
-            entry = self._request()
-            size = len(entry.data) + headers_size(entry.headers)
-            self._link.outbox.publish(entry, size, deadline.remaining())
+            self._link.outbox.publish(self._request(), deadline.remaining(), self)
         except BaseException:
             self.stop("cancelled")
             raise
@@ -164,8 +161,9 @@ class StreamSource:
         with self._cond:
             if self._incoming.state == _incoming.DONE:
                 return
-            entry = self._request()
-        self._link.outbox.control(entry)
+            command = self._request()
+            self.sent = True
+        self._link.outbox.control(command)
 
     # -- events, on the loop ------------------------------------------------------------------------------------------
 
@@ -247,7 +245,7 @@ class StreamSource:
     def _say(self, says: List[Say]) -> None:
         """Publish what the state table said, and let go of the stream once it is done."""
         for say in says:
-            self._link.outbox.control(Entry(say.to, say.data, self._inbox() if say.probe else ""))
+            self._link.outbox.control(publish_command(say.to, say.data, self._inbox() if say.probe else ""))
         if self._incoming.state == _incoming.DONE:
             with self._cond:
                 first, self._retired = not self._retired, True

@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 from . import _fork, _outgoing, _wire
 from ._deadline import Deadline, check_timeout
 from ._link import Link
-from ._outbox import Entry
+from ._outbox import publish_command
 from ._outgoing import Emit, Outgoing
 from ._waiter import Condition
 from ._workers import Workers
@@ -211,18 +211,18 @@ class StreamSink:
 
     # -- the writer, on the loop --------------------------------------------------------------------------------------
 
-    def take_frame(self, budget: int) -> Tuple[List[Entry], bool]:
+    def take_frame(self, budget: int) -> Tuple[List[bytes], bool]:
         with self._cond:
             emits = self._outgoing.take(budget, self._link.clock)
             more = self._outgoing.has_work
             self._scheduled = more
             if not self._outgoing.native:
                 self._cond.notify_all()
-        entries = [self._entry(emit) for emit in emits]
+        commands = [self._command(emit) for emit in emits]
         self._retire_if_done()
-        return entries, more
+        return commands, more
 
-    def _entry(self, emit: Emit) -> Entry:
+    def _command(self, emit: Emit) -> bytes:
         headers: Optional[Dict[str, str]] = None
         if emit.failure is not None:
             headers = _wire.encode_failure(emit.failure)
@@ -234,12 +234,12 @@ class StreamSink:
                 headers = {**(headers or {}), _wire.SEQUENCE: _wire.encode_sequence(self._token, emit.kind, emit.seq)}
             if emit.kind not in (_wire.ACCEPTED, _wire.PROBE):
                 reply = ""
-        return Entry(self._inbox, emit.payload, reply, headers)
+        return publish_command(self._inbox, emit.payload, reply, headers)
 
     def _emit(self, emits: List[Emit]) -> None:
         """Publish what the state table said, and let go of the stream once it is done."""
         for emit in emits:
-            self._link.outbox.control(self._entry(emit))
+            self._link.outbox.control(self._command(emit))
         self._retire_if_done()
 
     def _retire_if_done(self) -> None:
