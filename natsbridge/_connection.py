@@ -319,8 +319,15 @@ class Connection:
         data = b"".join(commands)
         self._out_messages += len(commands)
         self._out_bytes += len(data)
-        await client._send_command(data)
-        await client._flush_pending()
+        if client.pending_data_size + len(data) <= _PENDING_BYTES:
+            await client._send_command(data)
+            if client._flush_queue is not None and client._flush_queue.empty():
+                await client._flush_pending()
+        else:
+            # Now nats-py waits for its flusher, and for ever if that one has died with the connection: not with us.
+            sending = asyncio.ensure_future(client._send_command(data))
+            await asyncio.wait({sending, self._went_down}, return_when=asyncio.FIRST_COMPLETED)
+            sending.cancel()
         return True
 
     # -- barriers and subscriptions -----------------------------------------------------------------------------------
