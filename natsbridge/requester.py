@@ -172,7 +172,7 @@ class StreamSource:
         with self._cond:
             says, confirm = self._incoming.on_message(msg.data, msg.reply, msg.headers, self._link.clock, loop.time())
             retry = self._retry_after(self._incoming.ended)
-            if retry is None:
+            if self._incoming.buffer or self._incoming.state == _incoming.DONE:
                 self._cond.notify_all()
         self._say(says)
         if retry is not None:
