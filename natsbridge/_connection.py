@@ -29,6 +29,7 @@ _PENDING_BYTES = 512 * 1024  # nats-py's own buffer: beyond it, writing waits fo
 _FIRST_BACKOFF = 0.05  # seconds; doubles up to reconnect_time_wait
 _PONG_TIMEOUT = 24 * 3600  # nats-py must never cancel a PONG it waits for: a late one would end its read loop
 _CLOSE_TIMEOUT = 2.0
+_CLOSE_MOMENT = 0.1
 _DEFAULT_MAX_PAYLOAD = 1048576
 _RETRY = 0.01  # seconds between looks for a connection that is being made
 
@@ -115,19 +116,20 @@ class Connection:
         """Disconnect, after a last round trip as far as the deadline allows."""
         self._closing = True
         client = self._client
-        if client is not None and self.up:
-            try:
+        try:
+            if client is not None and self.up:
                 await asyncio.wait_for(self._round_trips(), deadline.at_most(_CLOSE_TIMEOUT))
-            except (asyncio.TimeoutError, nats.errors.Error):
-                logger.warning("%s: closed before the server confirmed what was published", self.name)
-        self.up = False
-        self._client = None
-        if not self._went_down.done():
-            self._went_down.set_result(None)
-        for task in tuple(self._tasks):
-            task.cancel()
-        if client is not None:
-            await self._close_client(client, deadline.at_most(_CLOSE_TIMEOUT))
+        except (asyncio.TimeoutError, nats.errors.Error):
+            logger.warning("%s: closed before the server confirmed what was published", self.name)
+        finally:
+            self.up = False
+            self._client = None
+            if not self._went_down.done():
+                self._went_down.set_result(None)
+            for task in tuple(self._tasks):
+                task.cancel()
+            if client is not None:
+                await self._close_client(client, deadline.at_most(_CLOSE_TIMEOUT))
 
     # -- connecting ---------------------------------------------------------------------------------------------------
 
@@ -205,10 +207,16 @@ class Connection:
 
     @staticmethod
     async def _close_client(client: Client, timeout: float) -> None:
+        """Close within ``timeout`` seconds (a moment at least), and let go of the socket in any case."""
         try:
-            await asyncio.wait_for(client.close(), timeout)
+            await asyncio.wait_for(client.close(), max(timeout, _CLOSE_MOMENT))
         except Exception as error:
             logger.debug("closing a connection failed: %r", error)
+        finally:
+            # nats-py's close waits until a server that does not read has read everything.
+            writer = getattr(client._transport, "_io_writer", None)
+            if writer is not None:
+                writer.transport.abort()
 
     def _choose_server(self, servers: List[Server], _info: Dict[str, Any]) -> Tuple[Optional[Server], float]:
         """nats-py asks which server to try next, and after how many seconds: each at once first, then backing off."""

@@ -113,10 +113,11 @@ class Link:
                 logger.warning("%s: closed while disconnected, what was queued is lost", self.name)
         except asyncio.TimeoutError:
             logger.warning("%s: closed before everything queued was sent", self.name)
-        for task in tuple(self._tasks):
-            task.cancel()
-        self.outbox.abandon()
-        await self.connection.close(deadline)
+        finally:
+            for task in tuple(self._tasks):
+                task.cancel()
+            self.outbox.abandon()
+            await self.connection.close(deadline)
 
     # -- what the connection tells ------------------------------------------------------------------------------------
 

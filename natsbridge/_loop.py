@@ -96,6 +96,7 @@ class LoopThread:
         if tasks:
             loop.run_until_complete(asyncio.wait(tasks, timeout=_CANCEL_GRACE))
         loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(asyncio.sleep(0))  # sockets that were just aborted are closed in the next round
 
     def stop(self, farewell: Callable[[], Awaitable[None]], deadline: Deadline) -> None:
         """Refuse further work, run ``farewell`` after everything accepted so far, end the loop and join the thread.
@@ -123,7 +124,7 @@ class LoopThread:
     def stop_soon(self, farewell: Callable[[], Awaitable[None]], deadline: Deadline) -> None:
         """As ``stop`` but without waiting and without the gate: for finalizers, which may run inside any lock."""
         self._closed = True
-        self._schedule(self._begin_stop, farewell, deadline)
+        self.post_quietly(self._begin_stop, farewell, deadline)
 
     def _begin_stop(self, farewell: Callable[[], Awaitable[None]], deadline: Deadline) -> None:
         loop = self._loop
@@ -170,11 +171,10 @@ class LoopThread:
             self._loop.call_soon_threadsafe(callback, *args)
 
     def post_quietly(self, callback: Callable[..., object], *args: Any) -> None:
-        """As ``post`` but silent once the loop has ended; takes no lock, so finalizers may use it."""
-        if not self._closed:
-            self._schedule(callback, *args)
+        """As ``post``, but also while the loop is being stopped, and silent once it has ended.
 
-    def _schedule(self, callback: Callable[..., object], *args: Any) -> None:
+        Takes no lock, so finalizers may use it.
+        """
         try:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(callback, *args)
