@@ -24,6 +24,7 @@ MAX_PLAIN_BYTES = 64 * 1024 * 1024
 
 _ACK_DELAY = 0.1  # seconds of the owner's clock: the longest that a consumed chunk stays un-acknowledged
 _CLOCK_SLACK = 0.001
+_DEFAULT_PROBE_MS = 2000  # how often a responder speaks that does not say how often
 _SUSPECT_PROBES = 0.25  # seconds between probes of a responder that is missing, but may come back
 _MAX_NAKS = 5  # for one chunk, each after a probe or end that showed it missing still
 
@@ -265,6 +266,8 @@ class Incoming:
             self.window = min(self.window, params.window)
             self.max_bytes = min(self.max_bytes, params.bytes)
             self._resume = min(self._resume, params.resume_ms / 1000)
+            # It promises to speak so often; whoever is asked more often than that is silent for good reason.
+            self._probe_interval = max(self._probe_interval, (params.probe_ms or _DEFAULT_PROBE_MS) / 1000)
 
     def _hear(self, reply: str, clock: float) -> None:
         self._reply = reply or self._reply

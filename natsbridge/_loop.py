@@ -202,10 +202,10 @@ class LoopThread:
         try:
             return waiter.wait(deadline)
         except Abandoned:
-            self.post_quietly(job.cancel)
+            self.post_quietly(job.abandon)
             raise RequestTimeoutError(f"{what} did not finish within {deadline.timeout} s") from None
         except BaseException:
-            self.post_quietly(job.cancel)
+            self.post_quietly(job.abandon)
             raise
 
 
@@ -221,15 +221,21 @@ class _Job:
     ) -> None:
         self._coro_fn, self._args, self._waiter, self._undo = coro_fn, args, waiter, undo
         self._task: Optional[asyncio.Task[Any]] = None
+        self._handed_over = False
 
     def start(self) -> None:
         if not self._waiter.gone:
             self._task = asyncio.get_event_loop().create_task(self._coro_fn(*self._args))
             self._task.add_done_callback(self._done)
 
-    def cancel(self) -> None:
-        if self._task is not None:
+    def abandon(self) -> None:
+        """The caller has left, perhaps just after the result was handed to it: undo what it will not use."""
+        if self._task is None:
+            return
+        if not self._task.done():
             self._task.cancel()
+        elif self._handed_over and self._undo is not None:
+            self._undo(self._task.result())
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         if task.cancelled():
@@ -238,5 +244,7 @@ class _Job:
         error = task.exception()
         if error is not None:
             self._waiter.fail(error)
-        elif not self._waiter.set(task.result()) and self._undo is not None:
+        elif self._waiter.set(task.result()):
+            self._handed_over = True
+        elif self._undo is not None:
             self._undo(task.result())

@@ -110,6 +110,7 @@ class StreamParams(NamedTuple):
     bytes: int
     timeout_ms: Optional[int] = None
     resume_ms: int = 0
+    probe_ms: Optional[int] = None
     lease: Optional[str] = None
     version: int = VERSION
 
@@ -120,6 +121,8 @@ def encode_params(params: StreamParams) -> str:
         parts.append(f"timeout={params.timeout_ms}")
     if params.resume_ms:
         parts.append(f"resume={params.resume_ms}")
+    if params.probe_ms is not None:
+        parts.append(f"probe={params.probe_ms}")
     if params.lease is not None:
         parts.append(f"lease={params.lease}")
     return "; ".join(parts)
@@ -140,12 +143,12 @@ def parse_params(value: str) -> Optional[StreamParams]:
     version, window, size = (_number(fields.get(key)) for key in ("v", "window", "bytes"))
     if not version or not window or not size:
         return None
-    timeout = _number(fields["timeout"]) if "timeout" in fields else None
-    resume = _number(fields.get("resume", "0"))
+    times = [_number(fields[key]) for key in ("timeout", "resume", "probe") if key in fields]
     lease = fields.get("lease")
-    if ("timeout" in fields and timeout is None) or resume is None or (lease is not None and not _LEASE.match(lease)):
+    if None in times or (lease is not None and not _LEASE.match(lease)):
         return None
-    return StreamParams(window, size, timeout, resume, lease, version)
+    timeout, resume, probe = (_number(fields.get(key)) for key in ("timeout", "resume", "probe"))
+    return StreamParams(window, size, timeout, resume or 0, probe, lease, version)
 
 
 def _number(text: Optional[str]) -> Optional[int]:

@@ -135,6 +135,7 @@ class StreamSource:
             self._max_bytes,
             None if left is None else max(1, round(left * 1000)),
             round(self._resume * 1000),
+            max(1, round(self._probe_interval * 1000)),
             self.lease,
         )
         headers = {**(self._headers or {}), _wire.STREAM: _wire.encode_params(params)}

@@ -31,6 +31,8 @@ from .registry import OnlineRegistry
 
 logger = logging.getLogger("natsbridge")
 
+_LEAST_PROBE_INTERVAL = 0.1  # seconds: nobody can make this end speak more often
+
 OFFLINE_REASONS = frozenset(("offline", "cancelled", "no_interest", "unreachable", "stalled", "disconnected", "deadline"))
 
 
@@ -93,7 +95,12 @@ class StreamSink:
             window, max_bytes = min(window, params.window), min(max_bytes, params.bytes)
         self._relayed = _wire.crosses_accounts(inbox)
         resume = 0.0 if params is None or self._relayed else min(params.resume_ms / 1000, max_resume)
-        self._params = _wire.StreamParams(window, max_bytes, resume_ms=round(resume * 1000))
+        if params is not None and params.probe_ms is not None:
+            # A requester that probes more often than we speak would take us for dead.
+            probe_interval = max(_LEAST_PROBE_INTERVAL, min(probe_interval, params.probe_ms / 1000))
+        self._params = _wire.StreamParams(
+            window, max_bytes, resume_ms=round(resume * 1000), probe_ms=max(1, round(probe_interval * 1000))
+        )
         self._token = _wire.stream_token()
         self._control = f"{link.prefix}.{self._token}"
         self._cond = Condition()  # guards everything below
