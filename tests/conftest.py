@@ -1,0 +1,127 @@
+"""Fixtures that all tests share. ``tests/procs.py`` has the helpers for child processes."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+import time
+import urllib.request
+import uuid
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional
+
+import pytest
+from procs import LONG, Child, StartProgram, WaitFor, wait_until
+
+from natsbridge import Pool, Subscriber
+from natsbridge.server import EmbeddedServer
+
+if TYPE_CHECKING:
+    from natsbridge.testing import ServerOptions  # pytest has to be the first to import it
+
+pytest_plugins = ["natsbridge.testing"]
+
+
+class Monitor:
+    """What a server counts, from its monitoring port (``EmbeddedServer(http=True)``)."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        assert server.monitor_url is not None, "the server serves no monitoring: start it with http=True"
+        self._url = server.monitor_url
+
+    def get(self, path: str) -> Dict[str, Any]:
+        """One of the server's pages, as in ``get("varz")``."""
+        with urllib.request.urlopen(f"{self._url}/{path}", timeout=LONG) as answer:
+            page: Dict[str, Any] = json.load(answer)
+            return page
+
+    def connections(self, name: Optional[str] = None) -> List[Dict[str, Any]]:
+        """The clients' connections, all of them or those of pools with that name."""
+        found: List[Dict[str, Any]] = self.get("connz?subs=1&limit=10000")["connections"]
+        return found if name is None else [connection for connection in found if connection.get("name") == name]
+
+    def subscriptions(self, name: Optional[str] = None) -> List[str]:
+        """The subjects that the clients subscribe to, all of them or those of pools with that name."""
+        return [subject for connection in self.connections(name) for subject in connection.get("subscriptions_list", ())]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left() -> Iterator[None]:
+    """No test may leave a thread of natsbridge behind."""
+    before = set(threading.enumerate())
+    yield
+
+    def left() -> List[str]:
+        return sorted(t.name for t in threading.enumerate() if t.name.startswith("natsbridge") and t not in before)
+
+    deadline = time.monotonic() + 5.0
+    if left():
+        gc.collect()  # what nobody holds any more closes itself
+    while left():
+        if time.monotonic() >= deadline:
+            pytest.fail(f"threads are left after the test: {left()}")
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def nats_server_options() -> ServerOptions:
+    return {"jetstream": True, "http": True}
+
+
+@pytest.fixture(scope="session")
+def server(nats_server: EmbeddedServer) -> EmbeddedServer:
+    """The server that all tests share, with JetStream and monitoring. Leave it running."""
+    return nats_server
+
+
+@pytest.fixture
+def monitor(server: EmbeddedServer) -> Monitor:
+    """Connections and subscriptions as the shared server counts them."""
+    return Monitor(server)
+
+
+@pytest.fixture
+def pool(server: EmbeddedServer) -> Iterator[Pool]:
+    """An open pool on the shared server: the requester's."""
+    with Pool(server.url) as pool:
+        yield pool
+
+
+@pytest.fixture
+def worker_pool(server: EmbeddedServer) -> Iterator[Pool]:
+    """A second open pool on the shared server: the worker's."""
+    with Pool(server.url) as pool:
+        yield pool
+
+
+@pytest.fixture
+def subscriber(worker_pool: Pool) -> Iterator[Subscriber]:
+    """A started subscriber on ``worker_pool``."""
+    with Subscriber(worker_pool) as subscriber:
+        yield subscriber
+
+
+@pytest.fixture
+def unique() -> str:
+    """A name that no other test has: for subjects, ids, queue groups."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def wait_for() -> WaitFor:
+    """``wait_for(predicate, timeout=20.0, what="")``: poll until the predicate gives something true, and return that."""
+    return wait_until
+
+
+@pytest.fixture
+def start_program() -> Iterator[StartProgram]:
+    """``start_program(name, **options)``: run ``tests/programs/<name>.py`` as a process, which ends with the test."""
+    children: List[Child] = []
+
+    def start(program: str, **options: object) -> Child:
+        children.append(Child(program, **options))
+        return children[-1]
+
+    yield start
+    for child in reversed(children):
+        child.close()
