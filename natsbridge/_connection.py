@@ -20,7 +20,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from ._deadline import Deadline
 from ._waiter import Waiter
-from .errors import ConnectError, DisconnectedError, NatsBridgeError, PermissionDeniedError
+from .errors import ClosedError, ConnectError, DisconnectedError, NatsBridgeError, PermissionDeniedError
 from .options import ConnectOptions, redact
 
 logger = logging.getLogger("natsbridge")
@@ -30,6 +30,7 @@ _FIRST_BACKOFF = 0.05  # seconds; doubles up to reconnect_time_wait
 _PONG_TIMEOUT = 24 * 3600  # nats-py must never cancel a PONG it waits for: a late one would end its read loop
 _CLOSE_TIMEOUT = 2.0
 _CLOSE_MOMENT = 0.1
+_DRAIN_TIMEOUT = 60.0
 _DEFAULT_MAX_PAYLOAD = 1048576
 _RETRY = 0.01  # seconds between looks for a connection that is being made
 
@@ -48,7 +49,10 @@ class Listener(Protocol):
 
 
 class LinkSubscription:
-    """One NATS subscription that survives nats-py clients. ``callback`` runs on the loop, one message after another."""
+    """One NATS subscription that survives nats-py clients. ``callback`` runs on the loop, one message after another.
+
+    nats-py's own limits are off: the callback takes everything at once, and windows and mailboxes bound what is kept.
+    """
 
     def __init__(
         self,
@@ -56,15 +60,10 @@ class LinkSubscription:
         queue: str,
         callback: Callable[[Msg], Awaitable[None]],
         *,
-        pending_messages: int = 0,
-        pending_bytes: int = 0,
-        on_slow: Optional[Callable[[], None]] = None,
         on_denied: Optional[Callable[[PermissionDeniedError], None]] = None,
     ) -> None:
-        """``pending_messages``, ``pending_bytes``: nats-py's limits, beyond which messages are lost; 0 for none."""
         self.subject, self.queue, self.callback = subject, queue, callback
-        self.pending_messages, self.pending_bytes = pending_messages, pending_bytes
-        self.on_slow, self.on_denied = on_slow, on_denied
+        self.on_denied = on_denied
         self.nats: Optional[NatsSubscription] = None
         self.denied: Optional[PermissionDeniedError] = None
 
@@ -73,8 +72,8 @@ class LinkSubscription:
             self.subject,
             queue=self.queue,
             cb=self.callback,
-            pending_msgs_limit=self.pending_messages,
-            pending_bytes_limit=self.pending_bytes,
+            pending_msgs_limit=0,
+            pending_bytes_limit=0,
         )
 
 
@@ -286,11 +285,6 @@ class Connection:
     # -- errors that nats-py reports ----------------------------------------------------------------------------------
 
     def _on_nats_error(self, client: Client, error: Exception) -> None:
-        if isinstance(error, nats.errors.SlowConsumerError):
-            for subscription in tuple(self._subscriptions):
-                if subscription.nats is error.sub and subscription.on_slow is not None:
-                    subscription.on_slow()
-            return
         violation = _VIOLATION.search(str(error))
         if violation is not None:
             self._on_denied(violation.group(1), violation.group(2), PermissionDeniedError(str(error)))
@@ -345,7 +339,7 @@ class Connection:
         try:
             await self._round_trips()
         except nats.errors.Error as error:
-            waiter.fail(error)
+            waiter.fail(ClosedError("the pool was closed before the flush was through") if self._closing else error)
             return
         if self._undelivered:
             refused = self._undelivered[0]
@@ -411,8 +405,10 @@ class Connection:
             await client._send_unsubscribe(nats_sub._id)
             with suppress(DisconnectedError):
                 await self._round_trips()
-            while nats_sub.pending_msgs and not deadline.passed():
-                await asyncio.sleep(0.005)
+            # Until each was taken over, not just taken out: join() waits for that.
+            joining = asyncio.ensure_future(nats_sub._pending_queue.join())
+            await asyncio.wait({joining}, timeout=deadline.at_most(_DRAIN_TIMEOUT))
+            joining.cancel()
         await self.unsubscribe(subscription)
 
     # -- figures ------------------------------------------------------------------------------------------------------

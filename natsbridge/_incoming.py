@@ -104,6 +104,12 @@ class Incoming:
         self._finish(Ended(reason, detail=detail))
         return say
 
+    def discard(self, reason: str) -> None:
+        """The reader wants nothing of what has arrived: where anything was unread, that is how it ended."""
+        if self.buffer:
+            self.buffer.clear()
+            self.ended = Ended(reason)
+
     # -- events: the table --------------------------------------------------------------------------------------------
 
     def on_message(
@@ -206,8 +212,8 @@ class Incoming:
         fresh = chunks[self.received + 1 - seq :]
         if not fresh:
             return self._ack(clock)
-        for chunk in fresh:
-            self._keep(chunk, None)
+        self.buffer.extend([(chunk, None) for chunk in fresh])
+        self._buffered_bytes += sum(map(len, fresh))
         self.received += len(fresh)
         return []
 
@@ -232,6 +238,8 @@ class Incoming:
     ) -> List[Say]:
         if failure is not None:
             self._finish(Ended("error", failure))
+        elif not data and seq > self.received:
+            self._finish(Ended("gap", expected=self.received + 1, got=seq + 1))
         elif not data:
             self._finish(Ended("completed"))
         elif seq and seq != self.received + 1:

@@ -1,9 +1,9 @@
-"""A bounded queue from the loop thread to threads that wait: the loop never blocks on it, but learns when there is room."""
+"""A bounded queue from the loop thread to threads that wait: the loop never blocks on it, but is told when it is full."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Callable, Deque, Generic, Optional, TypeVar
+from typing import Deque, Generic, Optional, Tuple, TypeVar
 
 from ._deadline import Deadline
 from ._waiter import Abandoned, Condition
@@ -12,27 +12,25 @@ T = TypeVar("T")
 
 
 class Mailbox(Generic[T]):
-    """Items in order, each taken once. After ``close`` what is left can still be taken, then ``ended`` is raised."""
+    """Items in order, each taken once. After ``close`` what is left can still be taken, then the end is told."""
 
-    def __init__(self, limit: int, on_room: Callable[[], None]) -> None:
-        """``on_room``: called in the taker's thread when a full mailbox has room again."""
-        self._limit = limit
-        self._on_room = on_room
+    def __init__(self, max_items: int, max_bytes: int) -> None:
+        self._max_items, self._max_bytes = max_items, max_bytes
         self._cond = Condition()  # guards everything below
-        self._items: Deque[T] = deque()
-        self._was_full = False
+        self._items: Deque[Tuple[T, int]] = deque()
+        self._bytes = 0
         self._closed = False
         self._error: Optional[Exception] = None
 
-    def offer(self, item: T) -> bool:
-        """Add an item; False when there is no room (``on_room`` will tell), dropped silently once closed."""
+    def offer(self, item: T, size: int) -> bool:
+        """Add an item; False when there is no room for it. Once closed, it is dropped silently."""
         with self._cond:
             if self._closed:
                 return True
-            if len(self._items) >= self._limit:
-                self._was_full = True
+            if len(self._items) >= self._max_items or (self._items and self._bytes + size > self._max_bytes):
                 return False
-            self._items.append(item)
+            self._items.append((item, size))
+            self._bytes += size
             self._cond.notify()
         return True
 
@@ -50,23 +48,19 @@ class Mailbox(Generic[T]):
                 if deadline.passed():
                     raise Abandoned
                 self._cond.wait_slice(deadline.remaining())
-            item = self._items.popleft()
-            room, self._was_full = self._was_full, False
-        if room:
-            self._on_room()
-        return item
+            item, size = self._items.popleft()
+            self._bytes -= size
+            return item
 
     def close(self, error: Optional[Exception] = None, *, discard: bool = False) -> None:
         """Take nothing more in, and wake whoever waits. ``discard``: also drop what is left. The first call counts."""
         with self._cond:
             if discard:
                 self._items.clear()
+                self._bytes = 0
             if not self._closed:
                 self._closed, self._error = True, error
-            room, self._was_full = self._was_full, False
             self._cond.notify_all()
-        if room:
-            self._on_room()
 
     @property
     def closed(self) -> bool:

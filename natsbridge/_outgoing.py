@@ -40,6 +40,7 @@ class Outgoing:
         max_bytes: int,
         probe_interval: float,
         max_probes: int = 3,
+        speak_interval: Optional[float] = None,
         stall_timeout: Optional[float] = None,
         resume: float = 0.0,
         clock: float = 0.0,
@@ -47,7 +48,8 @@ class Outgoing:
         """``native``: the requester speaks this protocol, so it acknowledges and answers probes; with ``batches`` too.
 
         ``window``, ``max_bytes``: un-acknowledged chunks and bytes at most. For a requester that is not native they bound
-        what is not written yet. ``probe_interval``, ``stall_timeout``, ``resume``: seconds of the owner's clock.
+        what is not written yet. ``probe_interval``: after so much silence the requester is probed; ``speak_interval``:
+        this end is never silent for longer (``probe_interval`` if None). All times are seconds of the owner's clock.
         """
         self.native, self.window, self.max_bytes = native, window, max_bytes
         self._batches = batches
@@ -67,6 +69,7 @@ class Outgoing:
         self._resume = resume if native else 0.0
         self._down_since: Optional[float] = None  # when the own connection was lost
         self._probe_interval, self._max_probes = probe_interval, max_probes
+        self._speak_interval = probe_interval if speak_interval is None else speak_interval
         self._heard = self._said = self._probed = clock
         self._probes = 0  # own probes since anything was heard
         self._suspected: Optional[float] = None  # real time of a 503 that nothing has contradicted since
@@ -165,7 +168,7 @@ class Outgoing:
         """The own connection is lost: wait for it where that was agreed, give up otherwise."""
         if self._resume <= 0:
             return self.give_up("disconnected")
-        if self._down_since is None:
+        if self._down_since is None and self.state != DONE:
             self._down_since = clock
         return []
 
@@ -186,19 +189,15 @@ class Outgoing:
             return self.give_up("disconnected") if clock - self._down_since >= self._resume else []
         if self._stalled(clock):
             return self.give_up("stalled")
-        if clock - self._heard >= self._probe_interval:
-            if clock - self._probed < self._probe_interval:
-                return []
+        if clock - max(self._heard, self._probed) >= self._probe_interval:
             if self._probes >= self._max_probes and clock - self._heard >= self._resume:
                 self._finish("unreachable")
                 return []
             self._probes += 1
+            self._probed = clock
             return self._speak(clock)
-        if self._suspected is not None and self._resume and clock - self._probed >= _SUSPECT_PROBES:
-            return self._speak(clock)
-        if clock - self._said >= self._probe_interval:
-            return self._speak(clock)
-        return []
+        pause = _SUSPECT_PROBES if self._suspected is not None and self._resume else self._speak_interval
+        return self._speak(clock) if clock - self._said >= pause else []
 
     def _stalled(self, clock: float) -> bool:
         if self._full_since is None or self._stall_timeout is None:
@@ -232,7 +231,7 @@ class Outgoing:
 
     def _speak(self, clock: float) -> List[Emit]:
         """A probe; the end is its own probe once it has been written."""
-        self._said = self._probed = clock
+        self._said = clock
         return [self._end() if self._end_written else Emit(PROBE, self.sent)]
 
     def _hear(self, clock: float) -> None:

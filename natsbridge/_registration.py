@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, Callable, Dict, NamedTuple, Optional, Set
 
 from nats.aio.msg import Msg
@@ -17,12 +17,14 @@ from ._outbox import publish_command
 from ._runtime import Runtime
 from ._waiter import Condition
 from ._workers import Workers
-from .errors import ClientOfflineError, ClosedError, StreamError
+from .errors import ClientOfflineError, ClosedError, Error, StreamError
 from .pool import Pool
 from .registry import OnlineRegistry
 from .responder import ResponseSender, StreamRequest, StreamSink
 
 logger = logging.getLogger("natsbridge")
+
+_INTAKE_TIMEOUT = 1.0  # seconds for the server to confirm, when closing, that no more requests will come
 
 # handler(request, sender), or a generator function of (request) or (request, sender) that yields the chunks
 StreamHandler = Callable[..., Any]
@@ -71,6 +73,7 @@ class Registration:
         self._sinks: Set[StreamSink] = set()
         self._detached = 0
         self._served = self._refused = self._failed = 0
+        self._closed = False
         self._link: Optional[Link] = None
         self._runtime: Optional[Runtime] = None
         self._pool = pool
@@ -135,9 +138,17 @@ class Registration:
         )
         request = StreamRequest(msg.subject, msg.data, headers, connect_id, deadline)
         with self._cond:
-            self._sinks.add(sink)
+            closed = self._closed
+            if not closed:
+                self._sinks.add(sink)
+        if closed:
+            self._refuse(msg, "shutdown")
+            return
         sink.open()
-        if self._workers.submit(lambda: self._serve(request, sink)):
+        if sink.done:
+            with self._cond:
+                self._refused += 1
+        elif self._workers.submit(lambda: self._serve(request, sink)):
             sink.accept()
         else:
             with self._cond:
@@ -177,7 +188,10 @@ class Registration:
             else:
                 logger.debug("the handler of %s stopped: its client is gone (%s)", request.subject, sink.reason)
         except StreamError as error:
-            sender.fail(error.code, error.description)
+            try:
+                sender.fail(error.code, error.description)
+            except (TypeError, ValueError):
+                self._fail(sink, request, error, "the handler failed")
         except BaseException as error:
             if isinstance(error, ClosedError) and sink.done:
                 logger.debug("the handler of %s stopped: %s", request.subject, error)
@@ -206,7 +220,9 @@ class Registration:
         with self._cond:
             if self._detached >= self._max_detached:
                 return False
-            self._detached += sink in self._sinks
+            if sink in self._sinks:  # else it has ended meanwhile, and counts no more
+                self._detached += 1
+                sink.detached = True
             return True
 
     # -- the end ------------------------------------------------------------------------------------------------------
@@ -230,11 +246,12 @@ class Registration:
         return True
 
     def close(self, deadline: Deadline) -> None:
-        link, subscription = self._link, self._subscription
-        if link is not None and subscription is not None:
-            link.loop.post_quietly(lambda: link.spawn(link.connection.unsubscribe(subscription)))
+        """Refuse what still arrives, end what is open, and wait for the handlers."""
         with self._cond:
+            self._closed = True
             sinks = list(self._sinks)
+        with suppress(Error):
+            self.stop_intake(Deadline(deadline.at_most(_INTAKE_TIMEOUT)))
         for sink in sinks:
             if sink.running:
                 sink.give_up("shutdown")

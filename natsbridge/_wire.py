@@ -42,6 +42,7 @@ LIBRARY_ENDS = {
     "version": (505, f"the responder speaks version {VERSION} of the stream protocol, and cannot read this request"),
 }
 
+_FORBIDDEN = ("$", "natsbridge.")  # nobody may have us publish there, with our rights
 _MAX_NUMBER = 2**53  # numbers stay exact in every language's floats
 _KIND = re.compile(r"([abdpe])(0|[1-9][0-9]{0,15})\Z")
 _STREAM_TOKEN = re.compile(r"[0-9a-f]{24}\Z")
@@ -80,7 +81,7 @@ def parse_reply(reply: str) -> Optional[Tuple[str, str, int]]:
     """(control prefix, kind, seq) when ``reply`` is the reply subject of a responder that speaks this protocol."""
     control, _, last = reply.rpartition(".")
     kind = parse_kind(last)
-    if kind is None or not _STREAM_TOKEN.match(control.rpartition(".")[2]):
+    if kind is None or not _STREAM_TOKEN.match(control.rpartition(".")[2]) or reply.startswith(_FORBIDDEN):
         return None
     return control, kind[0], kind[1]
 
@@ -89,6 +90,10 @@ def crosses_accounts(reply: str) -> bool:
     """Whether the server maps this reply to another account: every reply attached to an answer would be mapped too, and
     kept by the server, so the sequence travels in a header instead."""
     return reply.startswith("_R_.")
+
+
+# What the header adds to a message at most, which counts against max_payload.
+SEQUENCE_OVERHEAD = len(f"NATS/1.0\r\n{SEQUENCE}: {'0' * 24}.d{2**53}\r\n\r\n")
 
 
 def encode_sequence(token: str, kind: str, seq: int) -> str:
@@ -159,7 +164,7 @@ def _number(text: Optional[str]) -> Optional[int]:
 
 def acceptable_reply(reply: str) -> bool:
     """False for replies that would make a responder publish, with its own rights, where a requester must not."""
-    return bool(reply) and not reply.startswith(("$", "natsbridge."))
+    return bool(reply) and not reply.startswith(_FORBIDDEN)
 
 
 # -- control ----------------------------------------------------------------------------------------------------------
@@ -204,11 +209,8 @@ _unpack_size = struct.Struct(">I").unpack_from
 
 def encode_batch(chunks: Iterable[bytes]) -> bytes:
     """Chunks one behind the other, each behind its length."""
-    parts: List[bytes] = []
-    for chunk in chunks:
-        parts.append(_pack_size(len(chunk)))
-        parts.append(chunk)
-    return b"".join(parts)
+    pack = _pack_size
+    return b"".join([part for chunk in chunks for part in (pack(len(chunk)), chunk)])
 
 
 def decode_batch(data: bytes) -> Optional[List[bytes]]:

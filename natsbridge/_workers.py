@@ -74,7 +74,7 @@ class Workers:
                 self._active += 1
             try:
                 job()
-            except Exception:
+            except BaseException:  # SystemExit too: sys.exit() in a handler must not take the thread with it
                 logger.exception("%s: a job failed", self.name)
             finally:
                 job = None  # the thread may idle long: let go of what the job held

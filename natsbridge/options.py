@@ -22,6 +22,7 @@ ErrorCallback = Callable[[Exception], object]
 
 # The server's control line holds subject, reply and sizes, and is 4,096 bytes at most by default; beyond, it hangs up.
 MAX_SUBJECT_BYTES = 3072
+MAX_LINE_BYTES = 3840
 
 # RFC 7230 token characters, as nats-py accepts them.
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
@@ -73,12 +74,23 @@ def _check_subject(subject: object, name: str, wildcards: bool) -> str:
 
 def check_subject(subject: object, name: str = "subject") -> str:
     """A subject to publish to: no wildcards. Raises TypeError or BadSubjectError."""
+    if isinstance(subject, str) and _subject_fault(subject, False) is None:
+        return subject  # the shortest way for what is almost always the case
     return _check_subject(subject, name, False)
 
 
 def check_subscription(subject: object) -> str:
     """A subject to subscribe to: wildcards allowed as whole tokens. Raises TypeError or BadSubjectError."""
     return _check_subject(subject, "subject", True)
+
+
+def check_line(*names: str) -> None:
+    """Names that share one line to the server: longer together than it accepts, it would hang up. BadSubjectError."""
+    size = sum(len(name.encode()) for name in names)
+    if size > MAX_LINE_BYTES:
+        raise BadSubjectError(
+            f"{names[0][:40]!r}… and {names[1][:40]!r}… are {size} bytes together, {MAX_LINE_BYTES} at most"
+        )
 
 
 def check_queue(queue: object) -> str:
@@ -248,7 +260,7 @@ def redact(url: str) -> str:
     return f"{scheme}{sep}***@{tail}" if sep else f"***@{tail}"
 
 
-@dataclass
+@dataclass(repr=False)  # it holds credentials
 class ConnectOptions:
     """How to reach the servers: the part of a pool's options that goes to nats-py's ``connect``."""
 
@@ -285,6 +297,8 @@ class ConnectOptions:
             raise TypeError(f"name must be a str, not {self.name!r}")
         if self.tls is not None and not isinstance(self.tls, ssl.SSLContext):
             raise TypeError(f"tls must be an ssl.SSLContext, not {self.tls!r} (ssl.create_default_context() makes one)")
+        if self.nats_options is not None and not isinstance(self.nats_options, Mapping):
+            raise TypeError(f"nats_options must be a mapping, not {self.nats_options!r}")
         for key in self.nats_options or {}:
             self._check_option(key)
 

@@ -29,6 +29,7 @@ from .options import (
     check_count,
     check_data,
     check_headers,
+    check_line,
     check_queue,
     check_subject,
     check_subscription,
@@ -58,7 +59,7 @@ class Attached(Protocol):
     """What ends with the pool: subscriptions and subscribers."""
 
     def drain(self, timeout: Optional[float]) -> None: ...
-    def pool_closes(self) -> None: ...
+    def pool_closes(self, deadline: Deadline) -> None: ...
 
 
 class PoolStats(NamedTuple):
@@ -274,7 +275,7 @@ class Pool:
         runtime.loop.refuse_here()
         if first:
             for thing in attached:
-                thing.pool_closes()
+                thing.pool_closes(deadline)
         runtime.close(deadline)
 
     def drain(self, timeout: float = 30.0) -> None:
@@ -343,11 +344,12 @@ class Pool:
         check_subject(subject)
         data = check_data(data)
         if reply:
-            check_subject(reply, "reply")
+            check_line(subject, check_subject(reply, "reply"))
         checked = check_headers(headers) if headers is not None else None
         limit = self._timeout if timeout is None else self._limit(timeout)
         link = self._link()
-        self._check_size(link, data, checked)
+        if checked is not None or len(data) > link.connection.max_payload:
+            self._check_size(link, data, checked)
         link.outbox.publish(publish_command(subject, data, reply, checked), limit)
 
     @staticmethod
@@ -474,7 +476,8 @@ class Pool:
         ValueError.
         """
         check_subscription(subject)
-        check_queue(queue)
+        if queue != "":
+            check_line(subject, check_queue(queue))
         if handler is not None:
             check_callable(handler, "handler")
         check_count(pending_messages, "pending_messages")
@@ -616,8 +619,7 @@ class Pool:
         ) as stream:
             for message in stream.messages():
                 if response_handler(message) is False:
-                    stream.cancel()
-                    break
+                    return "cancelled"
             return stream.end_reason or "cancelled"
 
     # -- who is online ------------------------------------------------------------------------------------------------

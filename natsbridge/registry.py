@@ -47,9 +47,12 @@ class OnlineRegistry:
         _fork.watch(self)
 
     def _after_fork_in_child(self) -> None:
-        # Another thread may have held the lock while forking. The streams are the parent's.
+        # Another thread may have held the lock while forking. The streams and the holders are the parent's.
         self._lock = Lock()
         self._watched = {}
+        for connect_id in self._leases:
+            self._online.pop(connect_id, None)
+        self._leases = {}
 
     @property
     def origin(self) -> str:
@@ -139,14 +142,15 @@ class OnlineRegistry:
             if holders > 1:
                 self._leases[connect_id] = (token, holders - 1)
                 return None
-            self._leases.pop(connect_id, None)
+            if not holders:
+                return None  # nobody holds it: an explicit mark stays as it is
+            del self._leases[connect_id]
             self._online.pop(connect_id, None)
-        if not token:
-            return None
         self.end_lease(connect_id, token)
         return token
 
     def lease_of(self, connect_id: Optional[str]) -> Optional[str]:
+        """The token of the lease that is open on the id in this process; None without one."""
         if connect_id is None:
             return None
         with self._lock:
@@ -162,6 +166,7 @@ class OnlineRegistry:
                 self._watched.setdefault(end.connect_id, set()).add(end)
 
     def unwatch(self, end: Watched) -> None:
+        """The stream is over: forget it. Does nothing for one that is not watched."""
         if end.connect_id is not None:
             with self._lock:
                 ends = self._watched.get(end.connect_id)

@@ -13,7 +13,7 @@ from ._deadline import Deadline
 from ._incoming import Ended, Incoming, Item, Say
 from ._link import Link
 from ._outbox import publish_command
-from ._waiter import Condition, Waiter
+from ._waiter import Condition, Lock, Waiter
 from .errors import (
     BusyError,
     ClientOfflineError,
@@ -107,8 +107,10 @@ class StreamSource:
         self._idle_timeout, self._plain_idle_timeout = idle_timeout, plain_idle_timeout
         self._window, self._max_bytes, self._probe_interval = window, link.grant(max_bytes), probe_interval
         self._resume = resume
-        self._cond = Condition()  # guards _incoming, _token, _retries_left, _retired and _denied
+        self._lock = Lock()  # guards everything below; entered directly, at half the price of entering a condition
+        self._cond = Condition(self._lock)  # something to read, or the end
         self._retries = list(_BUSY_RETRIES)
+        self._between_tries = False
         self._retired = False
         self._denied: Optional[PermissionDeniedError] = None
         self._token = ""
@@ -127,7 +129,9 @@ class StreamSource:
 
     def _request(self) -> bytes:
         """Register a fresh token and build the request for it."""
+        self._link.forget(self._token)
         self._token = _wire.stream_token()
+        self._between_tries = False
         self._link.register(self._token, self, ticking=True)
         left = self._deadline.remaining()
         params = _wire.StreamParams(
@@ -159,7 +163,7 @@ class StreamSource:
 
     def _try_again(self) -> None:
         """On the loop: a busy worker refused; perhaps another one is free by now."""
-        with self._cond:
+        with self._lock:
             if self._incoming.state == _incoming.DONE:
                 return
             command = self._request()
@@ -170,7 +174,9 @@ class StreamSource:
 
     def on_message(self, suffix: str, msg: Msg) -> None:
         loop = asyncio.get_event_loop()
-        with self._cond:
+        if suffix or self._between_tries:
+            return
+        with self._lock:
             says, confirm = self._incoming.on_message(msg.data, msg.reply, msg.headers, self._link.clock, loop.time())
             retry = self._retry_after(self._incoming.ended)
             if self._incoming.buffer or self._incoming.state == _incoming.DONE:
@@ -187,30 +193,31 @@ class StreamSource:
             return None
         if self._deadline.passed():
             return None
-        self._link.forget(self._token)
+        # Still registered under the old token: closing the pool, or a lost connection, must find it.
+        self._between_tries = True
         self._incoming = self._fresh_end()
         return self._retries.pop(0)
 
     def _confirm(self) -> None:
-        with self._cond:
+        with self._lock:
             says = self._incoming.on_confirm(self._link.clock)
         self._say(says)
 
     def on_tick(self, clock: float) -> None:
-        with self._cond:
+        with self._lock:
             says = self._incoming.stop("deadline") if self._deadline.passed() else self._incoming.on_tick(clock)
             if self._incoming.state == _incoming.DONE:
                 self._cond.notify_all()
         self._say(says)
 
     def on_disconnect(self) -> None:
-        with self._cond:
+        with self._lock:
             self._incoming.on_disconnect(self.sent, self._link.clock)
             self._cond.notify_all()
         self._say([])
 
     def on_reconnect(self) -> None:
-        with self._cond:
+        with self._lock:
             says = self._incoming.on_reconnect(self._link.clock)
         self._say(says)
 
@@ -236,19 +243,18 @@ class StreamSource:
 
     def stop(self, reason: str) -> None:
         """End the stream from this side; nothing more is handed out. Idempotent."""
-        with self._cond:
+        with self._lock:
             says = self._incoming.stop(reason)
-            if self._incoming.ended is not None and self._incoming.ended.reason == reason:
-                self._incoming.buffer.clear()
+            self._incoming.discard(reason)
             self._cond.notify_all()
         self._say(says)
 
     def _say(self, says: List[Say]) -> None:
         """Publish what the state table said, and let go of the stream once it is done."""
         for say in says:
-            self._link.outbox.control(publish_command(say.to, say.data, self._inbox() if say.probe else ""))
+            self._publish(say)
         if self._incoming.state == _incoming.DONE:
-            with self._cond:
+            with self._lock:
                 first, self._retired = not self._retired, True
             if first:
                 self.gone = True
@@ -256,31 +262,40 @@ class StreamSource:
                 self._link.give_back(self._max_bytes)
                 self._registry.unwatch(self)
 
+    def _publish(self, say: Say) -> None:
+        self._link.outbox.control(publish_command(say.to, say.data, self._inbox() if say.probe else ""))
+
     def next(self) -> Optional[Item]:
         """The next chunk; None once the stream is over and that is no error. Raises the error otherwise."""
-        says: List[Say] = []
-        with self._cond:
-            waiting_since = time.monotonic()
-            while not self._incoming.buffer:
-                ended = self._incoming.ended
-                if ended is not None:
-                    break
-                self._link.loop.refuse_here()
-                reason, left = self._patience(waiting_since)
-                if left is not None and left <= 0:
-                    says = self._incoming.stop(reason)
-                    continue
-                self._cond.wait_slice(left)
-            else:
+        with self._lock:
+            if not self._incoming.buffer:
+                self._wait()
+            if self._incoming.buffer:
                 item, says = self._incoming.take(self._link.clock)
                 ended = None
-        self._say(says)
+            else:
+                ended = self._incoming.ended
         if ended is None:
+            if says:
+                self._say(says)
             return item
+        self._say([])
         error = self._error(ended)
         if error is not None:
             raise error
         return None
+
+    def _wait(self) -> None:
+        """Inside the lock: until there is something to read, or the stream has ended, if need be by a limit of ours."""
+        self._link.loop.refuse_here()
+        waiting_since = time.monotonic()
+        while not self._incoming.buffer and self._incoming.ended is None:
+            reason, left = self._patience(waiting_since)
+            if left is not None and left <= 0:
+                for say in self._incoming.stop(reason):
+                    self._publish(say)
+                return
+            self._cond.wait_slice(left)
 
     def _patience(self, waiting_since: float) -> tuple[str, Optional[float]]:
         """Which limit strikes next, and the seconds until then."""

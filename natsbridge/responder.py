@@ -14,7 +14,7 @@ from ._deadline import Deadline, check_timeout
 from ._link import Link
 from ._outbox import publish_command
 from ._outgoing import Emit, Outgoing
-from ._waiter import Condition
+from ._waiter import Condition, Lock
 from ._workers import Workers
 from .errors import (
     BusyError,
@@ -31,7 +31,7 @@ from .registry import OnlineRegistry
 
 logger = logging.getLogger("natsbridge")
 
-_LEAST_PROBE_INTERVAL = 0.1  # seconds: nobody can make this end speak more often
+_LEAST_SPEAK_INTERVAL = 0.1  # seconds: nobody can make this end speak more often
 
 OFFLINE_REASONS = frozenset(("offline", "cancelled", "no_interest", "unreachable", "stalled", "disconnected", "deadline"))
 
@@ -94,22 +94,25 @@ class StreamSink:
         if params is not None:
             window, max_bytes = min(window, params.window), min(max_bytes, params.bytes)
         self._relayed = _wire.crosses_accounts(inbox)
+        self._chunk_overhead = _wire.SEQUENCE_OVERHEAD if self._relayed and params is not None else 0
         resume = 0.0 if params is None or self._relayed else min(params.resume_ms / 1000, max_resume)
-        if params is not None and params.probe_ms is not None:
-            # A requester that probes more often than we speak would take us for dead.
-            probe_interval = max(_LEAST_PROBE_INTERVAL, min(probe_interval, params.probe_ms / 1000))
+        # A requester that probes more often than we speak would take us for dead.
+        asked = probe_interval if params is None or params.probe_ms is None else params.probe_ms / 1000
+        speak_interval = max(_LEAST_SPEAK_INTERVAL, min(probe_interval, asked))
         self._params = _wire.StreamParams(
-            window, max_bytes, resume_ms=round(resume * 1000), probe_ms=max(1, round(probe_interval * 1000))
+            window, max_bytes, resume_ms=round(resume * 1000), probe_ms=max(1, round(speak_interval * 1000))
         )
         self._token = _wire.stream_token()
         self._control = f"{link.prefix}.{self._token}"
-        self._cond = Condition()  # guards everything below
+        self._lock = Lock()  # guards everything below; entered directly, at half the price of entering a condition
+        self._cond = Condition(self._lock)  # the window has moved, or the end
         self._outgoing = Outgoing(
             native=params is not None,
             batches=not self._relayed,
             window=window,
             max_bytes=max_bytes,
             probe_interval=probe_interval,
+            speak_interval=speak_interval,
             stall_timeout=stall_timeout,
             resume=resume,
             clock=link.clock,
@@ -123,6 +126,8 @@ class StreamSink:
         """On the loop: become reachable for the requester, and for offline marks."""
         self._link.register(self._token, self, ticking=True)
         self._registry.watch(self)
+        if self._registry.is_offline(self.connect_id, self.lease):
+            self.go_offline()  # marked since the request was looked at
 
     def accept(self) -> None:
         """On the loop: tell the requester that its request is queued or running, if it understands that."""
@@ -149,11 +154,11 @@ class StreamSink:
         return self._outgoing.reason in OFFLINE_REASONS
 
     def send(self, chunk: bytes) -> None:
-        limit = self._link.connection.max_payload
+        limit = self._link.connection.max_payload - self._chunk_overhead
         if len(chunk) > limit:
             raise MaxPayloadError(len(chunk), limit)
         deadline = self.deadline
-        with self._cond:
+        with self._lock:
             while True:
                 if self._outgoing.state != _outgoing.RUNNING:
                     raise self._error()
@@ -169,7 +174,7 @@ class StreamSink:
         raise self._error()
 
     def end(self, failure: Optional[_wire.Failure] = None) -> None:
-        with self._cond:
+        with self._lock:
             if self._outgoing.end(failure):
                 self._schedule()
 
@@ -181,7 +186,7 @@ class StreamSink:
 
     def give_up(self, reason: str) -> None:
         """Stop now, whatever waits to be sent; idempotent."""
-        with self._cond:
+        with self._lock:
             emits = self._outgoing.give_up(reason)
         self._emit(emits)
 
@@ -199,7 +204,7 @@ class StreamSink:
         """Wait until the client is gone (``for_end``: until the stream is over in any way)."""
         deadline = Deadline(timeout)
         self._link.loop.refuse_here()
-        with self._cond:
+        with self._lock:
             while not self.done and not deadline.passed():
                 if self.deadline.passed():
                     break
@@ -209,7 +214,7 @@ class StreamSink:
         return self.done if for_end else self.is_offline
 
     def add_offline_callback(self, callback: Callable[[], object]) -> None:
-        with self._cond:
+        with self._lock:
             if not self.done:
                 self._offline_callbacks.append(callback)
                 return
@@ -219,8 +224,8 @@ class StreamSink:
     # -- the writer, on the loop --------------------------------------------------------------------------------------
 
     def take_frame(self, budget: int) -> Tuple[List[bytes], bool]:
-        with self._cond:
-            emits = self._outgoing.take(budget, self._link.clock)
+        with self._lock:
+            emits = self._outgoing.take(min(budget, self._link.connection.max_payload), self._link.clock)
             more = self._outgoing.has_work
             self._scheduled = more
             if not self._outgoing.native:
@@ -252,7 +257,7 @@ class StreamSink:
     def _retire_if_done(self) -> None:
         if not self.done:
             return
-        with self._cond:
+        with self._lock:
             first, self._retired = not self._retired, True
             callbacks, self._offline_callbacks = self._offline_callbacks, []
             self._cond.notify_all()
@@ -272,7 +277,7 @@ class StreamSink:
         if not suffix:
             return
         if not msg.data and msg.headers and msg.headers.get(_wire.STATUS) == _wire.NO_RESPONDERS:
-            with self._cond:
+            with self._lock:
                 confirm = self._outgoing.on_no_responders(loop.time())
             if confirm:
                 loop.call_later(_outgoing.CONFIRM_AFTER, self._confirm)
@@ -280,7 +285,7 @@ class StreamSink:
             return
         control = _wire.parse_control(msg.data)
         emits: List[Emit] = []
-        with self._cond:
+        with self._lock:
             if control is None:
                 self._outgoing.ignored += 1
             else:
@@ -290,12 +295,12 @@ class StreamSink:
         self._emit(emits)
 
     def _confirm(self) -> None:
-        with self._cond:
+        with self._lock:
             emits = self._outgoing.on_confirm(self._link.clock)
         self._emit(emits)
 
     def on_tick(self, clock: float) -> None:
-        with self._cond:
+        with self._lock:
             if self.deadline.passed():
                 emits = self._outgoing.give_up("deadline")
             else:
@@ -303,12 +308,12 @@ class StreamSink:
         self._emit(emits)
 
     def on_disconnect(self) -> None:
-        with self._cond:
+        with self._lock:
             emits = self._outgoing.on_disconnect(self._link.clock)
         self._emit(emits)
 
     def on_reconnect(self) -> None:
-        with self._cond:
+        with self._lock:
             emits = self._outgoing.on_reconnect(self._link.clock)
             self._schedule()
         self._emit(emits)

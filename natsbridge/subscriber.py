@@ -13,7 +13,7 @@ from ._deadline import Deadline, check_timeout
 from ._registration import Registration, RegistrationStats, StreamHandler
 from ._waiter import Lock, Waiter
 from .errors import ClosedError, ForkedError, RequestTimeoutError
-from .options import Servers, check_callable, check_count, check_queue, check_subscription
+from .options import Servers, check_callable, check_count, check_line, check_queue, check_subscription
 from .pool import Pool
 from .presence import PresenceListener
 from .registry import OnlineRegistry
@@ -136,7 +136,8 @@ class Subscriber:
         max_queued: Optional[int],
     ) -> Registration:
         check_subscription(subject)
-        check_queue(queue)
+        if queue != "":
+            check_line(subject, check_queue(queue))
         check_callable(handler, "handler")
         if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
             raise TypeError(f"handler {handler!r} is async: natsbridge calls plain functions and generators on threads")
@@ -183,10 +184,11 @@ class Subscriber:
         self._check()
         self._attach()
         deadline = Deadline(self.pool._timeout)
+        listener = PresenceListener(self.pool._link(deadline), self.registry)
         with self._lock:
             if self._listener is not None:
                 return
-            listener = self._listener = PresenceListener(self.pool._link(deadline), self.registry)
+            self._listener = listener
         try:
             listener.start(deadline)
         except BaseException:
@@ -290,8 +292,9 @@ class Subscriber:
             self.pool.close(deadline.at_most(timeout))
         self._finished.set(None)
 
-    def pool_closes(self) -> None:
-        self.close()
+    def pool_closes(self, deadline: Deadline) -> None:
+        """For the pool, which closes what it serves."""
+        self.close(deadline.at_most(_CLOSE_TIMEOUT))
 
     def _check(self) -> None:
         if self._generation != _fork.generation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Callable, Optional
 
@@ -15,43 +14,48 @@ from ._link import Link
 from ._mailbox import Mailbox
 from ._waiter import Abandoned, Condition
 from ._workers import Workers
-from .errors import ClosedError, Error, ForkedError, PermissionDeniedError, RequestTimeoutError, SlowConsumerError
+from .errors import (
+    ClosedError,
+    Error,
+    ForkedError,
+    NatsBridgeError,
+    PermissionDeniedError,
+    RequestTimeoutError,
+    SlowConsumerError,
+)
 from .message import Message, Respond
 
 logger = logging.getLogger("natsbridge")
 
 Handler = Callable[[Message], object]
 
-_MAILBOX = 1024  # messages handed over to threads; more wait in nats-py, which counts them against the limits
 _TURN = 64  # messages a handler may get before it is another subscription's turn on the thread
 
 
 class _Inflow:
     """What the loop refers to: it must not keep the ``Subscription`` alive, which is cancelled when nobody holds it."""
 
-    def __init__(self, link: Link, subject: str, respond: Respond, on_error: Callable[[Exception], None]) -> None:
-        self.link, self.subject = link, subject
+    def __init__(
+        self,
+        subject: str,
+        respond: Respond,
+        on_error: Callable[[Exception], None],
+        pending_messages: int,
+        pending_bytes: int,
+    ) -> None:
+        self.subject = subject
         self._respond, self._on_error = respond, on_error
-        self._room: Optional[asyncio.Event] = None
-        self.mailbox: Mailbox[Message] = Mailbox(_MAILBOX, self._on_room)
+        self.mailbox: Mailbox[Message] = Mailbox(pending_messages, pending_bytes)
         self.on_message: Optional[Callable[[], None]] = None
         self.dropped = 0
 
     async def deliver(self, msg: Msg) -> None:
-        """On the loop; nats-py calls it again only once it has returned, so waiting here holds the rest back."""
+        """On the loop; never waits, so that nothing piles up in nats-py, which would drop what is in the middle."""
         message = Message(msg.subject, msg.data, msg.reply, msg.headers, respond=self._respond)
-        if self._room is None:
-            self._room = asyncio.Event()
-        self._room.clear()
-        while not self.mailbox.offer(message):
-            await self._room.wait()
-            self._room.clear()
-        if self.on_message is not None:
+        if not self.mailbox.offer(message, len(msg.data)):
+            self.slow()
+        elif self.on_message is not None:
             self.on_message()
-
-    def _on_room(self) -> None:
-        if self._room is not None:
-            self.link.loop.post_quietly(self._room.set)
 
     def slow(self) -> None:
         self.dropped += 1
@@ -91,14 +95,11 @@ class Subscription:
         self._generation = _fork.generation
         self._link, self._workers = link, workers
         self._handler, self._on_error, self._on_end = handler, on_error, on_end
-        self._inflow = _Inflow(link, subject, respond, on_error)
+        self._inflow = _Inflow(subject, respond, on_error, pending_messages, pending_bytes)
         self._nats = LinkSubscription(
             subject,
             queue,
             self._inflow.deliver,
-            pending_messages=pending_messages,
-            pending_bytes=pending_bytes,
-            on_slow=self._inflow.slow,
             on_denied=self._inflow.denied,
         )
         self._cond = Condition()  # guards _scheduled
@@ -177,9 +178,9 @@ class Subscription:
                 break
             try:
                 handler(message)
-            except Exception as error:
+            except BaseException as error:  # SystemExit too: sys.exit() must not take the messages behind it along
                 logger.exception("the handler of %r failed on a message", self.subject)
-                self._on_error(error)
+                self._on_error(error if isinstance(error, Exception) else NatsBridgeError(f"a handler raised {error!r}"))
         with self._cond:
             self._scheduled = False
             self._cond.notify_all()
@@ -209,7 +210,8 @@ class Subscription:
         self._link.loop.post_quietly(_end_on_loop, self._link, self._nats)
         self._on_end(self)
 
-    def pool_closes(self) -> None:
+    def pool_closes(self, deadline: Deadline) -> None:
+        """For the pool, which ends what belongs to it."""
         self.end(ClosedError(f"the pool was closed, and the subscription to {self.subject!r} with it"), discard=False)
 
     def drain(self, timeout: Optional[float] = 30.0) -> None:
