@@ -23,12 +23,12 @@ def _new_event_loop(use_uvloop: Optional[bool]) -> asyncio.AbstractEventLoop:
     if use_uvloop is not False:
         try:
             import uvloop
-        except ImportError:
-            if use_uvloop:
-                raise NatsBridgeError("uvloop is not installed: pip install 'natsbridge[uvloop]'") from None
-        else:
+
             loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
             return loop
+        except (ImportError, AttributeError):  # missing, or half imported when this process was forked
+            if use_uvloop:
+                raise NatsBridgeError("uvloop is not installed: pip install 'natsbridge[uvloop]'") from None
     return asyncio.new_event_loop()
 
 

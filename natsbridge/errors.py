@@ -59,8 +59,8 @@ class ClientOfflineError(NatsBridgeError):
 
     ``connect_id``: the id of the request, None when it had none.
     ``reason``: ``offline`` (marked offline), ``cancelled`` (the requester stopped), ``no_interest`` (its process or
-    subscription is gone), ``unreachable`` (it answers no probes), ``disconnected`` (the own connection was lost) or
-    ``deadline`` (the request's timeout passed).
+    subscription is gone), ``unreachable`` (it answers no probes), ``stalled`` (it reads no more), ``disconnected`` (the own
+    connection was lost) or ``deadline`` (the request's timeout passed).
 
     A stream handler need not catch it: uncaught, it is a normal end of the handler.
     """
