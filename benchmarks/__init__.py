@@ -1,0 +1,1 @@
+"""Measurements of natsbridge beside bare nats-py: ``python -m benchmarks.core``."""

@@ -1,0 +1,227 @@
+"""The side of natsbridge: ``python -m benchmarks._bridge ROLE SERVER asyncio|uvloop``, with commands from ``_peer``."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import Any, Callable, Dict, List, Tuple
+
+from natsbridge import ClientOfflineError, ClosedError, Pool, ResponseSender, ResponseStream, StreamRequest, Subscriber
+
+from ._peer import serve
+
+
+def threads() -> int:
+    """Threads of this process: all that the system knows of where it tells, else those that Python started."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return threading.active_count()
+
+
+class Requester:
+    """Publishes, requests and reads streams, all from one thread unless a command says otherwise."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._streams: List[ResponseStream] = []
+
+    def publish(self, subject: str, size: int, count: int) -> Dict[str, Any]:
+        """Publish ``count`` messages one after another, then flush."""
+        payload = b"x" * size
+        pool = self.pool
+        begin = time.perf_counter()
+        for _ in range(count):
+            pool.publish(subject, payload)
+        pool.flush(60)
+        return {"seconds": time.perf_counter() - begin}
+
+    def request(self, subject: str, size: int, count: int) -> Dict[str, Any]:
+        """Make ``count`` requests one after another."""
+        payload = b"x" * size
+        pool = self.pool
+        took: List[float] = []
+        for _ in range(count):
+            begin = time.perf_counter()
+            pool.request(subject, payload, timeout=10)
+            took.append(time.perf_counter() - begin)
+        return {"seconds": took}
+
+    def first_chunks(self, subject: str, size: int, count: int) -> Dict[str, Any]:
+        """Read ``count`` streams one after another: the time from the call to the first chunk of each."""
+        payload = b"x" * size
+        took: List[float] = []
+        for _ in range(count):
+            begin = time.perf_counter()
+            stream = self.pool.stream(subject, payload)
+            next(stream)
+            took.append(time.perf_counter() - begin)
+            for _ in stream:
+                pass
+        return {"seconds": took}
+
+    def read(self, subject: str, size: int, count: int) -> Dict[str, Any]:
+        """Read one stream of ``count`` chunks: seconds from the first to the last."""
+        stream = self.pool.stream(subject, b"%d %d" % (size, count))
+        next(stream)
+        begin = time.perf_counter()
+        chunks = 1 + sum(1 for _ in stream)
+        seconds = time.perf_counter() - begin
+        if chunks != count:
+            raise RuntimeError(f"{chunks} chunks arrived instead of {count}")
+        return {"seconds": seconds}
+
+    def read_on(self, subject: str) -> Dict[str, Any]:
+        """Read a stream for ever, in a thread; returns once it is under way."""
+        under_way = threading.Event()
+
+        def read() -> None:
+            for number, _ in enumerate(self.pool.stream(subject)):
+                if number == 20:
+                    under_way.set()
+
+        threading.Thread(target=read, daemon=True).start()
+        if not under_way.wait(30):
+            raise RuntimeError("the stream did not start")
+        return {}
+
+    def open_streams(self, subject: str, count: int) -> Dict[str, Any]:
+        """Have ``count`` more streams open, of each of which this thread has read a chunk."""
+        for _ in range(count):
+            stream = self.pool.stream(subject)
+            next(stream)
+            self._streams.append(stream)
+        return {"streams": len(self._streams), "threads": threads()}
+
+    def read_streams(self, readers: int) -> Dict[str, Any]:
+        """Have ``readers`` threads wait for the next chunk of a stream each."""
+
+        def read(stream: ResponseStream) -> None:
+            with suppress(ClosedError):
+                for _ in stream:
+                    pass
+
+        for stream in self._streams[:readers]:
+            threading.Thread(target=read, args=(stream,), daemon=True).start()
+        time.sleep(0.2)
+        return {"threads": threads()}
+
+    def request_check(self, arguments: str) -> Dict[str, Any]:
+        """Have the worker measure in its handler, and read what it sends meanwhile."""
+        for _ in self.pool.stream("bench.check", arguments.encode()):
+            pass
+        return {}
+
+    def threads(self) -> Dict[str, Any]:
+        return {"threads": threads()}
+
+
+class Worker:
+    """Serves the streams that ``Requester`` reads."""
+
+    def __init__(self, subscriber: Subscriber) -> None:
+        self._ends: queue.Queue[Tuple[str, float]] = queue.Queue()
+        self._checks: queue.Queue[Dict[str, Any]] = queue.Queue()
+        handlers: Dict[str, Callable[[StreamRequest, ResponseSender], None]] = {
+            "bench.tick": self._tick,
+            "bench.one": self._one,
+            "bench.many": self._many,
+            "bench.hold": self._hold,
+            "bench.check": self._check,
+        }
+        for subject, handler in handlers.items():
+            subscriber.stream_subscribe_handler(subject, handler, max_workers=100)
+
+    # -- handlers -----------------------------------------------------------------------------------------------------
+
+    def _tick(self, _: StreamRequest, sender: ResponseSender) -> None:
+        """Send every millisecond, and note when that ended."""
+        reason = "ended"
+        try:
+            while True:
+                sender.send(b"tick")
+                time.sleep(0.001)
+        except ClientOfflineError as error:
+            reason = error.reason
+            raise
+        finally:
+            self._ends.put((reason, time.monotonic()))
+
+    @staticmethod
+    def _one(request: StreamRequest, sender: ResponseSender) -> None:
+        sender.send(request.data)
+
+    @staticmethod
+    def _many(request: StreamRequest, sender: ResponseSender) -> None:
+        size, count = map(int, request.data.split())
+        chunk = b"x" * size
+        for _ in range(count):
+            sender.send(chunk)
+
+    @staticmethod
+    def _hold(_: StreamRequest, sender: ResponseSender) -> None:
+        sender.send(b"first")
+        sender.wait_offline()
+
+    def _check(self, request: StreamRequest, sender: ResponseSender) -> None:
+        """What a look at the client costs, and a whole ``send``, where neither waits for anything.
+
+        Chunks are sent in bursts that fit the window, with pauses in which they are written. Time is this thread's own:
+        the loop's thread writes at the same moment.
+        """
+        looks, bursts, burst, size = map(int, request.data.split())
+        sender.send(b"started")
+        chunk = b"x" * size
+        is_online = sender.is_online
+        nothing = _nothing
+        begin = time.thread_time()
+        for _ in range(looks):
+            nothing()
+        middle = time.thread_time()
+        for _ in range(looks):
+            is_online()
+        end = time.thread_time()
+        spent = 0.0
+        for _ in range(bursts):
+            time.sleep(0.02)
+            sent = time.thread_time()
+            for _ in range(burst):
+                sender.send(chunk)
+            spent += time.thread_time() - sent
+        self._checks.put(
+            {"look": (end - middle) / looks, "call": (middle - begin) / looks, "send": spent / (bursts * burst)}
+        )
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    def next_end(self) -> Dict[str, Any]:
+        """Why and when a handler of ``bench.tick`` ended; the clock is the same in all processes of a machine."""
+        reason, at = self._ends.get(timeout=60)
+        return {"reason": reason, "at": at}
+
+    def next_check(self) -> Dict[str, Any]:
+        return self._checks.get(timeout=60)
+
+    def threads(self) -> Dict[str, Any]:
+        return {"threads": threads()}
+
+
+def _nothing() -> None:
+    """What a call alone costs."""
+
+
+def main(role: str, server: str, kind: str) -> None:
+    with Pool(server, uvloop=kind == "uvloop") as pool:
+        if role == "requester":
+            serve(Requester(pool))
+        else:
+            with Subscriber(pool) as subscriber:
+                serve(Worker(subscriber))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

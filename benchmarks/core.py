@@ -1,0 +1,384 @@
+"""The core beside bare nats-py, in ratios measured in one run: ``python -m benchmarks.core [ROW…]``.
+
+Both sides are processes of their own with the same kind of event loop. They take turns, round by round, so that whatever
+else the machine does meets both; each ratio is the median over the rounds, with the lowest and highest beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from importlib import metadata
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+
+from natsbridge.server import EmbeddedServer, find_server
+
+from ._peer import Peer
+
+_SIZE = 128  # bytes of a message or chunk
+_STREAMS = 100
+_IDS = 1_000_000
+
+
+class Settings(NamedTuple):
+    """How much is measured, against which server, on which event loop."""
+
+    server: str
+    loop: str
+    rounds: int
+    scale: float
+
+    def count(self, full: int) -> int:
+        """``full``, or less of it in a quick run."""
+        return max(1, round(full * self.scale))
+
+
+class Line(NamedTuple):
+    """One line of the table; ``met`` is None where there is no target."""
+
+    row: str
+    what: str
+    ours: str
+    other: str
+    result: str
+    spread: str
+    target: str = "–"
+    met: Optional[bool] = None
+
+
+# -- the rows ---------------------------------------------------------------------------------------------------------
+
+
+def publish(settings: Settings) -> List[Line]:
+    """Publish from one thread, then flush."""
+    count, few = settings.count(30_000), settings.count(1_500)
+    with ExitStack() as stack:
+        ours, plain, threaded = (
+            stack.enter_context(_peer(settings, module, role))
+            for module, role in (("_bridge", "requester"), ("_natspy", "plain"), ("_natspy", "threaded"))
+        )
+
+        def rate(peer: Peer, number: int) -> Callable[[], float]:
+            return lambda: number / _seconds(peer.ask("publish", subject="bench.void", size=_SIZE, count=number))
+
+        rates = _rounds(settings, [rate(ours, count), rate(plain, count), rate(threaded, few)])
+    what = f"publish {_SIZE} bytes, then flush: rate beside"
+    mine, bare, each = map(_rate, rates)
+    return [
+        _line("publish", f"{what} a bare `await publish`", mine, bare, _ratios(rates[0], rates[1]), 0.8),
+        _line("publish", f"{what} a `run_coroutine_threadsafe` each", mine, each, _ratios(rates[0], rates[2]), 30),
+    ]
+
+
+def request(settings: Settings) -> List[Line]:
+    """Requests one after another, answered by one and the same process."""
+    count = settings.count(400)
+    with ExitStack() as stack:
+        echo = stack.enter_context(_peer(settings, "_natspy", "plain"))
+        echo.ask("echo", subject="bench.echo")
+        ours = stack.enter_context(_peer(settings, "_bridge", "requester"))
+        plain = stack.enter_context(_peer(settings, "_natspy", "plain"))
+
+        def median(peer: Peer) -> Callable[[], float]:
+            return lambda: _median(peer.ask("request", subject="bench.echo", size=_SIZE, count=count))
+
+        times = _rounds(settings, [median(ours), median(plain)])
+    ratios = _ratios(times[0], times[1])
+    what = "request and reply: median time beside a bare `await request`"
+    return [_line("request", what, _time(times[0]), _time(times[1]), ratios, 1.5, most=True)]
+
+
+def kill(settings: Settings) -> List[Line]:
+    """SIGKILL of the process that reads, until the handler that sends to it has ended."""
+    delays: List[float] = []
+    reasons = set()
+    with _peer(settings, "_bridge", "worker") as worker, ExitStack() as stack:
+        readers = [stack.enter_context(_peer(settings, "_bridge", "requester")) for _ in range(settings.rounds)]
+        for reader in readers:
+            reader.ask("read_on", subject="bench.tick")
+            time.sleep(0.05)
+            killed = time.monotonic()
+            reader.kill()
+            end = worker.ask("next_end")
+            delays.append(float(end["at"]) - killed)
+            reasons.add(str(end["reason"]))
+    median = statistics.median(delays)
+    what = f"SIGKILL of the reader until the sending handler has ended ({', '.join(sorted(reasons))})"
+    spread = f"{_time([min(delays)])} … {_time([max(delays)])}"
+    return [Line("kill", what, _time(delays), "–", _time(delays), spread, "< 50 ms", median < 0.050)]
+
+
+def registry(settings: Settings) -> List[Line]:
+    """A million clients that are online."""
+    sizes = [1_000, 10_000, 100_000, _IDS]
+    with Peer("_ids", "registry") as ours, Peer("_ids", "dict") as plain:
+        taken = [int(peer.ask("fill", count=_IDS, probes=20_000)["bytes"]) for peer in (ours, plain)]
+        for peer in (ours, plain):
+            for size in sizes[:-1]:
+                peer.ask("fill", count=size, probes=20_000)
+
+        def look(peer: Peer, size: int) -> Callable[[], float]:
+            return lambda: _seconds(peer.ask("look_up", count=size))
+
+        times = _rounds(settings, [look(peer, size) for size in sizes for peer in (ours, plain)])
+    limit = 300_000_000
+    lines = [
+        Line(
+            "registry",
+            f"memory for {_IDS:,} ids, the ids included, beside a bare dict",
+            f"{taken[0] / 1e6:.0f} MB",
+            f"{taken[1] / 1e6:.0f} MB",
+            f"{taken[0] / taken[1]:.2f} x",
+            "one fill",
+            f"< {limit / 1e6:.0f} MB",
+            taken[0] < limit,
+        )
+    ]
+    what = "look-up among {:,} ids beside a bare dict"
+    ratios = [_ratios(mine, bare) for mine, bare in zip(times[::2], times[1::2])]
+    shown = [_time(figures) for figures in times]
+    for number, size in enumerate(sizes[:-1]):
+        lines.append(_line("registry", what.format(size), shown[2 * number], shown[2 * number + 1], ratios[number]))
+    # What a dict itself loses to the processor's caches is not the registry's doing: beside it the ratio must not grow.
+    most = 1.2 * statistics.median(ratios[0])
+    lines.append(_line("registry", what.format(_IDS), shown[-2], shown[-1], ratios[-1], most, most=True))
+    return lines
+
+
+def threads(settings: Settings) -> List[Line]:
+    """Threads of both processes while streams are open."""
+    with _peer(settings, "_bridge", "worker") as worker, _peer(settings, "_bridge", "requester") as reader:
+        reader.ask("open_streams", subject="bench.hold", count=1)
+        first_reader, first_worker = int(reader.ask("threads")["threads"]), int(worker.ask("threads")["threads"])
+        reader.ask("open_streams", subject="bench.hold", count=_STREAMS - 1)
+        all_reader, all_worker = int(reader.ask("threads")["threads"]), int(worker.ask("threads")["threads"])
+        readers = 10
+        reading = int(reader.ask("read_streams", readers=readers)["threads"])
+    more = _STREAMS - 1
+
+    def line(what: str, before: int, after: int, most: int) -> Line:
+        grown = after - before
+        return Line("threads", what, str(after), "–", f"{grown:+d}", "exact", f"≤ +{most}", grown <= most)
+
+    return [
+        line(f"reader's threads: {_STREAMS} streams that one thread reads, beside 1 stream", first_reader, all_reader, 0),
+        line(f"reader's threads: {readers} more threads that read", all_reader, reading, readers),
+        line(f"worker's threads: {_STREAMS} streams, beside 1 stream: its handlers", first_worker, all_worker, more),
+    ]
+
+
+def check(settings: Settings) -> List[Line]:
+    """What it costs a handler to know that its client is there."""
+    looks, bursts = settings.count(100_000), settings.count(20)
+    with _peer(settings, "_bridge", "worker") as worker, _peer(settings, "_bridge", "requester") as reader:
+
+        def measure() -> Dict[str, float]:
+            arguments = f"{looks} {bursts} 500 {_SIZE}"
+            reader.ask("request_check", arguments=arguments)
+            return worker.ask("next_check")
+
+        measure()
+        results = [measure() for _ in range(settings.rounds)]
+    looked, called, sent = ([result[key] for result in results] for key in ("look", "call", "send"))
+    median = statistics.median(looked)
+    return [
+        Line(
+            "check",
+            "`sender.is_online()`, beside an empty call",
+            _time(looked),
+            _time(called),
+            _time(looked),
+            f"{_time([min(looked)])} … {_time([max(looked)])}",
+            "< 1 µs",
+            median < 1e-6,
+        ),
+        Line(
+            "check",
+            f"`sender.send()` of {_SIZE} bytes that waits for nothing: the sending thread's own time",
+            _time(sent),
+            _time(called),
+            _time(sent),
+            f"{_time([min(sent)])} … {_time([max(sent)])}",
+        ),
+    ]
+
+
+def stream(settings: Settings) -> List[Line]:
+    """Chunks per second, from a synchronous handler to a synchronous reader."""
+    count = settings.count(30_000)
+    with ExitStack() as stack:
+        stack.enter_context(_peer(settings, "_bridge", "worker"))
+        reader = stack.enter_context(_peer(settings, "_bridge", "requester"))
+        sender = stack.enter_context(_peer(settings, "_natspy", "plain"))
+        listener = stack.enter_context(_peer(settings, "_natspy", "plain"))
+        listener.ask("listen", subject="bench.flow")
+
+        def ours() -> float:
+            return count / _seconds(reader.ask("read", subject="bench.many", size=_SIZE, count=count))
+
+        def plain() -> float:
+            listener.ask("expect", count=count)
+            listener.tell("received")
+            sender.ask("publish", subject="bench.flow", size=_SIZE, count=count)
+            return count / _seconds(listener.answer())
+
+        rates = _rounds(settings, [ours, plain])
+    what = f"chunks of {_SIZE} bytes, handler to reader: rate beside bare publisher to bare callback"
+    return [_line("stream", what, _rate(rates[0]), _rate(rates[1]), _ratios(rates[0], rates[1]))]
+
+
+def first(settings: Settings) -> List[Line]:
+    """The first chunk of a fresh stream."""
+    count = settings.count(150)
+    with ExitStack() as stack:
+        stack.enter_context(_peer(settings, "_bridge", "worker"))
+        reader = stack.enter_context(_peer(settings, "_bridge", "requester"))
+        echo = stack.enter_context(_peer(settings, "_natspy", "plain"))
+        echo.ask("echo", subject="bench.echo")
+        plain = stack.enter_context(_peer(settings, "_natspy", "plain"))
+        times = _rounds(
+            settings,
+            [
+                lambda: _median(reader.ask("first_chunks", subject="bench.one", size=_SIZE, count=count)),
+                lambda: _median(plain.ask("request", subject="bench.echo", size=_SIZE, count=count)),
+            ],
+        )
+    what = "first chunk of a new stream: median time beside a bare `await request`"
+    return [_line("first", what, _time(times[0]), _time(times[1]), _ratios(times[0], times[1]))]
+
+
+ROWS: Dict[str, Callable[[Settings], List[Line]]] = {
+    row.__name__: row for row in (publish, request, kill, registry, threads, check, stream, first)
+}
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+def _peer(settings: Settings, module: str, role: str) -> Peer:
+    return Peer(module, role, settings.server, settings.loop)
+
+
+def _rounds(settings: Settings, sides: Sequence[Callable[[], float]]) -> List[List[float]]:
+    """The figures of each side. The sides take turns, in the opposite order every other round; the first is a warm-up."""
+    figures: List[List[float]] = [[] for _ in sides]
+    for number in range(settings.rounds + 1):
+        order = range(len(sides)) if number % 2 else reversed(range(len(sides)))
+        for side in order:
+            figure = sides[side]()
+            if number:
+                figures[side].append(figure)
+    return figures
+
+
+def _seconds(answer: Dict[str, float]) -> float:
+    return float(answer["seconds"])
+
+
+def _median(answer: Dict[str, List[float]]) -> float:
+    return statistics.median(answer["seconds"])
+
+
+def _ratios(ours: Sequence[float], other: Sequence[float]) -> List[float]:
+    """Round by round, so that what slows a whole round down cancels out."""
+    return [a / b for a, b in zip(ours, other)]
+
+
+# -- printing ---------------------------------------------------------------------------------------------------------
+
+
+def _line(
+    row: str,
+    what: str,
+    ours: str,
+    other: str,
+    ratios: Sequence[float],
+    target: Optional[float] = None,
+    *,
+    most: bool = False,
+) -> Line:
+    """``target``: the least that the ratio may be, or, with ``most``, the most."""
+    median = statistics.median(ratios)
+    result, spread = f"{median:.2f} x", f"{min(ratios):.2f} … {max(ratios):.2f}"
+    if target is None:
+        return Line(row, what, ours, other, result, spread)
+    met = median <= target if most else median >= target
+    return Line(row, what, ours, other, result, spread, f"{'≤' if most else '≥'} {target:.3g} x", met)
+
+
+def _rate(rates: Sequence[float]) -> str:
+    return f"{statistics.median(rates):,.0f}/s"
+
+
+def _time(seconds: Sequence[float]) -> str:
+    median = statistics.median(seconds)
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if median * factor >= 1:
+            return f"{median * factor:.3g} {unit}"
+    return f"{median * 1e9:.3g} ns"
+
+
+def _environment(loop: str) -> str:
+    described = subprocess.run([find_server(), "--version"], stdout=subprocess.PIPE, check=True, text=True)
+    parts = [
+        f"{platform.python_implementation()} {platform.python_version()}",
+        f"nats-py {metadata.version('nats-py')}",
+        described.stdout.strip().replace(": v", " "),
+        f"uvloop {metadata.version('uvloop')}" if loop == "uvloop" else "asyncio's own event loop",
+        f"{_cores()} cores",
+        f"{platform.system()} {platform.machine()}",
+    ]
+    if hasattr(os, "getloadavg"):
+        parts.append(f"load average {os.getloadavg()[0]:.1f} before the run")
+    return ", ".join(parts)
+
+
+def _cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _print_line(line: Line) -> None:
+    met = {True: "met", False: "not met", None: "–"}[line.met]
+    print("| " + " | ".join((*line[:-1], met)) + " |", flush=True)
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
+    """Measure, and print the table as it grows."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.core", description=__doc__)
+    rows = ", ".join(ROWS)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"what to measure, everything unless named: {rows}")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: to see that it runs")
+    parser.add_argument("--uvloop", action="store_true", help="uvloop on both sides, instead of asyncio's own event loop")
+    options = parser.parse_args(arguments)
+    unknown = [row for row in options.rows if row not in ROWS]
+    if unknown:
+        parser.error(f"there is no row {unknown[0]!r}: choose from {rows}")
+    loop = "uvloop" if options.uvloop else "asyncio"
+    rounds, scale = (3, 0.1) if options.quick else (9, 1.0)
+    if loop == "uvloop":
+        try:
+            metadata.version("uvloop")
+        except metadata.PackageNotFoundError:
+            parser.error("uvloop is not installed: pip install uvloop")
+    print(_environment(loop))
+    print(f"{rounds} rounds, the sides taking turns; result: median over the rounds, spread: lowest … highest\n")
+    print("| row | what | natsbridge | other | result | spread | target | |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    begin = time.monotonic()
+    with EmbeddedServer() as server:
+        for row in options.rows or ROWS:
+            for line in ROWS[row](Settings(server.url, loop, rounds, scale)):
+                _print_line(line)
+    print(f"\n{time.monotonic() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
