@@ -189,7 +189,7 @@ class Incoming:
         self._down_since = None
         self._hear(self._reply, clock)  # silence so far is nobody's fault
         self._probed = clock
-        return [Say(self._reply, _wire.encode_nak(self.received + 1), probe=True)]
+        return self._tell(_wire.encode_nak(self.received + 1), probe=True)
 
     # -- actions: all take (seq, data, headers, failure, clock) ---------------------------------------------------------
 
@@ -223,7 +223,7 @@ class Incoming:
     def _end(self, seq: int, _d: object, _h: object, failure: Optional[Failure], clock: float) -> List[Say]:
         if seq > self.received and (failure is None or failure.library is None):
             return self._gap(seq + 1, repeat=True)  # a responder that gives up by itself sends nothing again
-        say = [Say(self._reply, _wire.encode_ack(seq + 1))]
+        say = [*self._tell(_wire.encode_ack(seq + 1)), *self._farewell()]
         self._finish(Ended("completed") if failure is None else Ended("error", failure))
         return say
 
@@ -291,7 +291,7 @@ class Incoming:
         self.acked = self.consumed
         self._unacked_bytes = 0
         self._acked_at = clock
-        return [Say(self._reply, _wire.encode_ack(self.consumed), probe=not self._relayed)]
+        return self._tell(_wire.encode_ack(self.consumed), probe=True)
 
     def _probe_it(self, clock: float) -> List[Say]:
         self._probed = clock
@@ -309,10 +309,18 @@ class Incoming:
             self._finish(Ended("gap", expected=expected, got=got))
             return say
         self._naks += 1
-        return [Say(self._reply, _wire.encode_nak(expected), probe=not self._relayed)]
+        return self._tell(_wire.encode_nak(expected), probe=True)
 
     def _cancel(self, why: str = "") -> List[Say]:
-        return [Say(self._reply, _wire.encode_cancel(why))] if self.state == NATIVE else []
+        return [*self._tell(_wire.encode_cancel(why)), *self._farewell()] if self.state == NATIVE else []
+
+    def _tell(self, data: bytes, *, probe: bool = False) -> List[Say]:
+        """Nothing where the responder gave no subject to tell it on: another account's refusal has none."""
+        return [Say(self._reply, data, probe and not self._relayed)] if self._reply else []
+
+    def _farewell(self) -> List[Say]:
+        """The server keeps its mapping of another account's reply until an empty message has gone that way."""
+        return self._tell(b"") if self._relayed else []
 
     def _finish(self, ended: Ended) -> None:
         self.state = DONE

@@ -244,8 +244,8 @@ class StreamSink:
         if self._relayed:
             if self._outgoing.native:
                 headers = {**(headers or {}), _wire.SEQUENCE: _wire.encode_sequence(self._token, emit.kind, emit.seq)}
-            if emit.kind not in (_wire.ACCEPTED, _wire.PROBE):
-                reply = ""
+            if emit.kind != _wire.ACCEPTED:
+                reply = ""  # the server would keep a mapping for each; the requester needs one
         return publish_command(self._inbox, emit.payload, reply, headers)
 
     def _emit(self, emits: List[Emit]) -> None:

@@ -275,6 +275,20 @@ def test_closing_with_open_streams(
     assert_published(last)
 
 
+def fill(pool: Pool) -> None:
+    """Publish until no more is taken, as must be the case soon after ``outbox_bytes`` and what sockets hold."""
+    with pytest.raises(RequestTimeoutError, match="the outbox was full"):
+        for _ in range(500):
+            pool.publish("subject", bytes(100_000), timeout=0.1)
+
+
+def test_a_server_that_stands_still_holds_publishers_back(make_nats_server: ServerFactory) -> None:
+    server = make_nats_server()
+    with Pool(server.url) as pool, stopped(server.pid):
+        fill(pool)
+        pool.close(0.1)
+
+
 @pytest.mark.parametrize(("timeout", "backlog"), [(0.0, False), (0.3, False), (0.3, True), (5.0, False)])
 def test_closing_while_the_server_stands_still(make_nats_server: ServerFactory, timeout: float, backlog: bool) -> None:
     """The time that it was given is enough to let go of the socket, even of one that takes no more."""
@@ -283,9 +297,7 @@ def test_closing_while_the_server_stands_still(make_nats_server: ServerFactory, 
     with stopped(server.pid):
         pool.publish("subject", b"data")
         if backlog:
-            with pytest.raises(RequestTimeoutError):
-                while True:
-                    pool.publish("subject", bytes(100_000), timeout=0.1)
+            fill(pool)
         since = time.monotonic()
         pool.close(timeout)
         assert time.monotonic() - since < min(timeout, 2.0) + 1.0

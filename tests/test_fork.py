@@ -57,6 +57,7 @@ def run(start_program: StartProgram, server: EmbeddedServer, unique: str, way: s
         "four_children",
         "under_load",
         "while_connecting",
+        "while_importing",
         "never_opened",
         "closed",
         "grandchildren",

@@ -7,7 +7,6 @@ without end) below it; ``way``: the name of a function below.
 from __future__ import annotations
 
 import gc
-import importlib.util
 import itertools
 import multiprocessing
 import os
@@ -17,6 +16,7 @@ import threading
 import traceback
 import warnings
 from functools import partial
+from importlib.abc import MetaPathFinder
 from typing import Callable, List, NoReturn
 
 from lines import options, tell
@@ -229,17 +229,44 @@ def under_load() -> None:
 
 def while_connecting() -> None:
     """Another thread is in the middle of opening the pool: its lock is held, and never released in the child."""
-    sys.setswitchinterval(1e-5)
     for turn in range(4):
         fresh = Pool(given["url"], name=f"{subject}-{turn}")
         opening = threading.Thread(target=fresh.open)
         opening.start()
-        if importlib.util.find_spec("uvloop") is not None:
-            while "uvloop" not in sys.modules:  # fork in the middle of its import, if it is imported only now
-                pass
         gather([fork(partial(use, fresh))])
         opening.join(PATIENCE)
         use(fresh)
+
+
+class Imports(MetaPathFinder):
+    """Notes the first import of each module by a thread other than this one; the fork comes in the middle of it."""
+
+    def __init__(self) -> None:
+        self.names: List[str] = []
+        self.begun = threading.Event()
+        self.forked = threading.Event()
+        self._thread = threading.get_ident()
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if threading.get_ident() != self._thread:
+            self.names.append(name)
+            self.begun.set()
+            self.forked.wait(PATIENCE)
+
+
+def while_importing() -> None:
+    """The lock of a module that another thread is importing is never released in the child."""
+    imports = Imports()
+    sys.meta_path.insert(0, imports)
+    opening = threading.Thread(target=use, args=(pool,))
+    opening.start()
+    while opening.is_alive() and not imports.begun.is_set():
+        imports.begun.wait(0.01)
+    tell("imports", names=imports.names)
+    pid = fork(partial(use, pool))
+    imports.forked.set()
+    gather([pid])
+    opening.join(PATIENCE)
 
 
 def never_opened() -> None:

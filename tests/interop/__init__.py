@@ -1,0 +1,1 @@
+"""Tests against NATS programs that nobody here wrote, in JavaScript and Python: ``tox -e interop``."""
