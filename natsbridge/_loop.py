@@ -47,24 +47,27 @@ class LoopThread:
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._thread: Optional[threading.Thread] = None
         self._ident: Optional[int] = None
-        self._stopped: Waiter[None] = Waiter()
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def start(self, deadline: Deadline) -> None:
         """Start the thread and return once its loop runs. Raises NatsBridgeError if it does not come up in time."""
-        ready: Waiter[asyncio.AbstractEventLoop] = Waiter()
+        ready: Waiter[None] = Waiter()
         self._thread = threading.Thread(target=self._main, args=(ready,), name=self.name, daemon=True)
         self._thread.start()
         try:
-            self._loop = ready.wait(deadline)
+            ready.wait(deadline)
         except Abandoned:
             raise NatsBridgeError(
                 f"thread {self.name!r} did not start within {deadline.timeout} s; does this host allow threads "
                 "(uWSGI needs --enable-threads)?"
             ) from None
+        except BaseException:  # an interrupt, perhaps just after the loop came up: nobody else would end it
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            raise
 
-    def _main(self, ready: Waiter[asyncio.AbstractEventLoop]) -> None:
+    def _main(self, ready: Waiter[None]) -> None:
         try:
             loop = _new_event_loop(self._use_uvloop)
         except BaseException as error:
@@ -76,7 +79,8 @@ class LoopThread:
         loop.set_default_executor(resolver)
         asyncio.set_event_loop(loop)
         try:
-            if ready.set(loop):
+            self._loop = loop
+            if ready.set(None):
                 loop.run_forever()
         finally:
             try:
@@ -86,7 +90,6 @@ class LoopThread:
                 resolver.shutdown(wait=False)
                 asyncio.set_event_loop(None)
                 loop.close()
-                self._stopped.set(None)
 
     @staticmethod
     def _cancel_leftovers(loop: asyncio.AbstractEventLoop) -> None:
@@ -109,17 +112,10 @@ class LoopThread:
                 self._loop.call_soon_threadsafe(self._begin_stop, farewell, deadline)
         if self._loop is None or self.is_current():
             return
-        try:
-            self._stopped_wait(Deadline(deadline.at_most(60.0) + 2 * _CANCEL_GRACE))
-        except Abandoned:
-            logger.warning("%s did not stop within %s s", self.name, deadline.timeout)
-
-    def _stopped_wait(self, deadline: Deadline) -> None:
-        # Several threads may wait for the end, which a one-shot hand-over cannot serve: the thread itself can.
-        assert self._thread is not None
-        self._thread.join(deadline.remaining())
-        if self._thread.is_alive():
-            raise Abandoned
+        if self._thread is not None:
+            self._thread.join(deadline.at_most(60.0) + 2 * _CANCEL_GRACE)
+            if self._thread.is_alive():
+                logger.warning("%s did not stop within %s s", self.name, deadline.timeout)
 
     def stop_soon(self, farewell: Callable[[], Awaitable[None]], deadline: Deadline) -> None:
         """As ``stop`` but without waiting and without the gate: for finalizers, which may run inside any lock."""
