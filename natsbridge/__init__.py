@@ -29,7 +29,8 @@ from .errors import (
     StreamGapError,
 )
 from .message import Message
-from .pool import Pool, PoolStats, is_client_online, mark_client_offline, mark_client_online
+from .pool import Pool, PoolStats
+from .process import is_client_online, mark_client_offline, mark_client_online
 from .registry import OnlineRegistry, online_clients
 from .replies import Replies
 from .requester import ResponseStream

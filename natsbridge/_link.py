@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Any, Callable, Coroutine, Dict, NamedTuple, Optional, Protocol, Set
 
 from nats.aio.msg import Msg
@@ -81,6 +82,7 @@ class Link:
         self._ends: Dict[str, End] = {}
         self._ticking: Dict[str, End] = {}
         self._tasks: Set[asyncio.Task[Any]] = set()
+        self._stir: asyncio.Event  # there is a stream to look after again
         self._ignored = 0  # messages that made no sense and were dropped
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -88,6 +90,7 @@ class Link:
     async def open(self, deadline: Deadline) -> None:
         """Connect and subscribe the link's own prefix. Raises ConnectError, or PermissionDeniedError for the prefix."""
         self.outbox.open()
+        self._stir = asyncio.Event()
         await self.connection.open(LinkSubscription(f"{self.prefix}.>", "", self._on_inbox), deadline)
         self.spawn(self.outbox.write(self.connection))
         self.spawn(self._tick())
@@ -153,7 +156,9 @@ class Link:
         """Any thread: deliver what arrives for ``token`` to ``end``."""
         self._ends[token] = end
         if ticking:
-            self._ticking[token] = end
+            idle, self._ticking[token] = not self._ticking, end
+            if idle:
+                self.loop.post_quietly(self._stir.set)
 
     def forget(self, token: str) -> None:
         """Any thread: what still arrives for ``token`` is answered as unknown."""
@@ -193,8 +198,14 @@ class Link:
         loop = asyncio.get_event_loop()
         last = loop.time()
         while True:
-            pause = TICK if self._ticking else _IDLE_TICK
-            await asyncio.sleep(pause)
+            pause = TICK
+            if self._ticking:
+                await asyncio.sleep(pause)
+            else:
+                pause = _IDLE_TICK
+                self._stir.clear()
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._stir.wait(), pause)
             now = loop.time()
             # A suspended process must not take its own sleep for the silence of others.
             self.clock += min(now - last, pause + TICK)

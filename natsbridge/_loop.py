@@ -12,6 +12,13 @@ from ._deadline import Deadline
 from ._waiter import Abandoned, Lock, Waiter
 from .errors import ClosedError, LoopThreadError, NatsBridgeError, RequestTimeoutError
 
+# Not when it is needed, on the loop thread: the lock of a module that is being imported during a fork is never released
+# in the child, which would wait for it for ever.
+try:
+    import uvloop
+except ImportError:
+    uvloop = None  # type: ignore[assignment]
+
 T = TypeVar("T")
 logger = logging.getLogger("natsbridge")
 
@@ -20,16 +27,12 @@ _CANCEL_GRACE = 1.0
 
 
 def _new_event_loop(use_uvloop: Optional[bool]) -> asyncio.AbstractEventLoop:
-    if use_uvloop is not False:
-        try:
-            import uvloop
-
-            loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-            return loop
-        except (ImportError, AttributeError):  # missing, or half imported when this process was forked
-            if use_uvloop:
-                raise NatsBridgeError("uvloop is not installed: pip install 'natsbridge[uvloop]'") from None
-    return asyncio.new_event_loop()
+    if use_uvloop is False or (uvloop is None and use_uvloop is None):
+        return asyncio.new_event_loop()
+    if uvloop is None:
+        raise NatsBridgeError("uvloop is not installed: pip install 'natsbridge[uvloop]'")
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
 
 
 class LoopThread:

@@ -18,6 +18,8 @@ RUNNING, ENDING, DONE = "running", "ending", "done"
 
 CONFIRM_AFTER = 0.010  # seconds between a first 503 and the probe whose 503 confirms it
 _CLOCK_SLACK = 0.001
+_BLOCKED_PROBES = 0.1  # seconds between probes while a sender has just begun to wait for the window,
+_BLOCKED_PROBING = 1.0  # and for how many seconds it is probed so often
 _SUSPECT_PROBES = 0.25  # seconds between probes of a requester that is missing, but may come back
 
 
@@ -196,8 +198,16 @@ class Outgoing:
             self._probes += 1
             self._probed = clock
             return self._speak(clock)
-        pause = _SUSPECT_PROBES if self._suspected is not None and self._resume else self._speak_interval
-        return self._speak(clock) if clock - self._said >= pause else []
+        return self._speak(clock) if clock - self._said >= self._pause(clock) else []
+
+    def _pause(self, clock: float) -> float:
+        """For how long this end may be silent now."""
+        if self._suspected is not None and self._resume:
+            return _SUSPECT_PROBES
+        if self._full_since is not None and clock - self._full_since < _BLOCKED_PROBING:
+            # Everything sent had arrived before the requester went: only something new can bring the 503 about.
+            return min(_BLOCKED_PROBES, self._speak_interval)
+        return self._speak_interval
 
     def _stalled(self, clock: float) -> bool:
         if self._full_since is None or self._stall_timeout is None:

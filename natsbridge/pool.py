@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import itertools
-import logging
 import ssl
 import weakref
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
+from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
 
-from . import _fork, presence
+from . import _fork, presence, process
 from ._deadline import Deadline, check_interval, check_timeout
 from ._link import Link, LinkStats
 from ._outbox import publish_command
@@ -41,16 +39,12 @@ from .replies import Replies, ReplyInbox, Sentinel, empty_payload
 from .requester import PendingRequest, ResponseStream, StreamSource
 from .subscription import Handler, Subscription
 
-logger = logging.getLogger("natsbridge")
-
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
 
 _NEW, _OPEN, _CLOSED = "new", "open", "closed"
-_EXIT_TIMEOUT = 2.0
+_LATE_CLOSE_TIMEOUT = 2.0
 
 _numbers = itertools.count(1)
-# By id; single dict operations only, so that any thread may look while others open and close.
-_open_pools: Dict[int, weakref.ref[Pool]] = {}
 
 ResponseHandler = Callable[[Message], object]
 
@@ -237,10 +231,10 @@ class Pool:
                 if not late:
                     self._runtime, self._state = runtime, _OPEN
             if late:
-                runtime.close(Deadline(_EXIT_TIMEOUT))
+                runtime.close(Deadline(_LATE_CLOSE_TIMEOUT))
                 raise ClosedError(f"pool {self.name!r} was closed while it was opening")
-            weakref.finalize(self, _collected, id(self), runtime).atexit = False
-            _open_pools[id(self)] = weakref.ref(self)
+            weakref.finalize(self, runtime.abandon).atexit = False
+            process.opened(self)
             return runtime
         finally:
             self._opening.release()
@@ -269,7 +263,7 @@ class Pool:
             first, self._state = self._state != _CLOSED, _CLOSED
             runtime, attached = self._runtime, [*self._attached, *self._readers]
             self._attached.clear()
-        _open_pools.pop(id(self), None)
+        process.closed(self)
         if runtime is None:
             return
         runtime.loop.refuse_here()
@@ -630,7 +624,7 @@ class Pool:
         Does not wait, but for connecting on first use. Raises ConnectError, ClosedError, TypeError, ValueError.
         """
         self.registry.mark_online(connect_id)
-        self._announce(connect_id, online=True)
+        self.announce(connect_id, online=True)
 
     def mark_client_offline(self, connect_id: str) -> None:
         """The client is gone: stop its streams in this process and, through their listeners, in all others.
@@ -640,7 +634,7 @@ class Pool:
         again. Raises ConnectError and ClosedError (the local streams have been told even so), TypeError, ValueError.
         """
         self.registry.mark_offline(connect_id)
-        self._announce(connect_id, online=False)
+        self.announce(connect_id, online=False)
 
     @contextmanager
     def client(self, connect_id: str) -> Iterator[str]:
@@ -651,14 +645,19 @@ class Pool:
         """
         self.registry.open_lease(connect_id)
         try:
-            self._announce(connect_id, online=True)
+            self.announce(connect_id, online=True)
             yield connect_id
         finally:
             lease = self.registry.close_lease(connect_id)
             if lease is not None:
-                self._announce(connect_id, online=False, lease=lease)
+                self.announce(connect_id, online=False, lease=lease)
 
-    def _announce(self, connect_id: str, *, online: bool, lease: Optional[str] = None) -> None:
+    def announce(self, connect_id: str, *, online: bool, lease: Optional[str] = None) -> None:
+        """Only tell the listeners of other processes; the marks above do this too. Connects on first use, never waits.
+
+        ``lease``: the token of the lease that has ended, None when every stream of the id is meant. Raises ConnectError,
+        ClosedError.
+        """
         if lease is not None and self._state != _OPEN:
             return  # nothing was requested under this lease, or close() has ended it
         self._link()
@@ -699,53 +698,3 @@ def _detach_from(pool: Pool) -> Callable[[Subscription], None]:
             owner._detach(subscription)
 
     return detach
-
-
-def _collected(key: int, runtime: Runtime) -> None:
-    _open_pools.pop(key, None)
-    runtime.abandon()
-
-
-def _pools() -> List[Pool]:
-    """Every pool of this process that was opened and not closed."""
-    pools = [reference() for reference in list(_open_pools.values())]
-    return [pool for pool in pools if pool is not None]
-
-
-# -- the process-wide registry ----------------------------------------------------------------------------------------
-
-
-def mark_client_online(connect_id: str) -> None:
-    """Mark the client online in the process-wide registry, and announce it through every open pool that uses it."""
-    online_clients.mark_online(connect_id)
-    _announce_everywhere(connect_id, online=True)
-
-
-def mark_client_offline(connect_id: str) -> None:
-    """Mark the client offline in the process-wide registry, and announce it through every open pool that uses it.
-
-    Its streams in this process have been told when this returns; see ``Pool.mark_client_offline``. Does not wait.
-    """
-    online_clients.mark_offline(connect_id)
-    _announce_everywhere(connect_id, online=False)
-
-
-def is_client_online(connect_id: str) -> bool:
-    """Whether the process-wide registry holds the client to be online; False for an id never heard of."""
-    return online_clients.is_online(check_connect_id(connect_id))
-
-
-def _announce_everywhere(connect_id: str, *, online: bool) -> None:
-    for pool in _pools():
-        if pool.registry is online_clients:
-            pool._announce(connect_id, online=online)
-
-
-@atexit.register
-def _close_at_exit() -> None:
-    """Write out what was published last: the loop's thread is a daemon, so it still runs here, but not for long."""
-    for pool in _pools():
-        try:
-            pool.close(_EXIT_TIMEOUT)
-        except Exception:
-            logger.debug("closing %r at exit failed", pool, exc_info=True)

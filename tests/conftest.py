@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 import threading
 import time
 import urllib.request
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from natsbridge.testing import ServerOptions  # pytest has to be the first to import it
 
 pytest_plugins = ["natsbridge.testing"]
+
+# A shell starts background jobs with SIGINT ignored, and children inherit that: Ctrl-C is what some tests are about.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Monitor:

@@ -19,7 +19,7 @@ LAYERS: List[Set[str]] = [
     {"_incoming", "_loop", "_mailbox", "_workers", "registry"},
     {"_connection", "_outbox"},
     {"_link"},
-    {"_runtime", "presence", "replies", "requester", "responder", "subscription"},
+    {"_runtime", "presence", "process", "replies", "requester", "responder", "subscription"},
     {"pool"},
     {"_registration"},
     {"subscriber"},

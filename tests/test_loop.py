@@ -240,7 +240,7 @@ def test_uvloop_is_used_when_it_is_installed_and_wanted(wanted: Any, expected: s
 
 
 def test_uvloop_that_is_demanded_but_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "uvloop", None)
+    monkeypatch.setattr(_loop, "uvloop", None)
     loop = LoopThread("natsbridge-test-loop", use_uvloop=True)
     with pytest.raises(NatsBridgeError, match="uvloop is not installed: pip install"):
         loop.start(Deadline(LONG))

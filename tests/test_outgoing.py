@@ -889,3 +889,17 @@ def test_an_unreachable_requester_is_waited_for_as_long_as_it_may_come_back() ->
     for clock in range(30, 34):
         outgoing.on_tick(float(clock))
     assert outgoing.reason == "unreachable"
+
+
+def test_a_sender_that_begins_to_wait_probes_more_often_for_a_second() -> None:
+    """All that was sent had arrived before the requester was killed: only something new can bring the 503 about."""
+    outgoing = Outgoing(native=True, window=1, max_bytes=100, probe_interval=2.0, clock=0.0)
+    outgoing.push(b"x")
+    outgoing.take(1000, 0.0)
+    assert not outgoing.admits(1, 0.0)
+    probes = [tick / 20 for tick in range(1, 40) if outgoing.on_tick(tick / 20)]
+    assert probes
+    assert probes[0] <= 0.15
+    assert 5 <= len(probes) <= 11
+    assert probes[-1] < 1.1
+    assert outgoing.state == RUNNING

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import signal
 import socket
@@ -502,6 +503,62 @@ def test_flush_is_a_barrier(server: EmbeddedServer, pool: Pool, unique: str) -> 
             pool.flush()
             other.flush()  # what the server has sent by now is here when this returns
             assert sub.pending == total
+
+
+class ScriptedServer:
+    """Speaks just enough of the protocol to count: how many messages it had read when it answered each PING."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.messages_at_pong: List[int] = []
+        self.reads = threading.Event()  # cleared, it stops reading
+        self.reads.set()
+        self._listening = socket.socket()
+        self._listening.bind(("127.0.0.1", 0))
+        self._listening.listen()
+        self.url = f"nats://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, name="scripted-server", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self._listening.accept()
+        with connection, connection.makefile("rb") as lines, suppress(OSError):
+            info = {"server_id": "scripted", "version": "2.10.0", "proto": 1, "headers": True, "max_payload": 1048576}
+            connection.sendall(f"INFO {json.dumps(info)}\r\n".encode())
+            for line in lines:
+                self.reads.wait(LONG)
+                verb, *words = line.split()
+                if verb == b"PING":
+                    self.messages_at_pong.append(self.messages)
+                    connection.sendall(b"PONG\r\n")
+                elif verb == b"PUB":
+                    lines.read(int(words[-1]) + 2)
+                    self.messages += 1
+
+    def close(self) -> None:
+        self._listening.close()
+        self._thread.join(LONG)
+
+
+def test_flush_returns_after_a_pong_behind_everything(wait_for: WaitFor) -> None:
+    """What waits for the socket in nats-py's buffer is overtaken by its next PING, whose PONG so proves nothing."""
+    scripted = ScriptedServer()
+    with Pool(scripted.url) as pool:
+        scripted.reads.clear()
+        client, published = client_of(pool), 0
+        while client.pending_data_size == 0:  # until the socket takes no more
+            assert published < 1000
+            pool.publish("x", b"y" * 50_000)
+            published += 1
+            wait_for(lambda: pool.stats().connections[0].outbox_messages == 0)
+            scripted.reads.wait(0.01)  # time for nats-py to write it
+        flushing = in_thread(lambda: pool.flush(LONG))
+        wait_for(lambda: pool._runtime is not None and pool._runtime.links[0].connection._pongs)
+        scripted.reads.set()
+        flushing[0].join(LONG)
+        assert flushing[1] == [None]
+        assert scripted.messages_at_pong[-1] == published
+    scripted.close()
 
 
 def test_flush_is_a_barrier_for_all_threads(server: EmbeddedServer, pool: Pool, unique: str) -> None:

@@ -720,6 +720,21 @@ def test_without_a_listener_a_worker_does_not_hear_of_marks_elsewhere(
         assert not worker.registry.is_offline(unique)
 
 
+def test_a_process_does_not_act_on_its_own_announcements(server: EmbeddedServer, unique: str) -> None:
+    """They come back after a round trip, when the client may be online again."""
+    with Pool(server.url, registry=OnlineRegistry()) as own, Subscriber(own) as subscriber:
+        subscriber.start_client_offline_listener()
+        for _ in range(20):
+            own.mark_client_online(unique)
+            own.mark_client_offline(unique)
+            own.mark_client_online(unique)
+            own.flush()  # by now they have come back
+            assert own.registry.is_online(unique)
+            with own.client(unique):
+                own.flush()
+                assert own.registry.is_online(unique)
+
+
 @pytest.mark.parametrize(
     "payload",
     [

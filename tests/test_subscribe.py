@@ -386,6 +386,23 @@ def test_draining_loses_nothing_to_a_slow_reader(server: EmbeddedServer, pool: P
         assert seen == list(range(1026))
 
 
+def test_draining_loses_nothing_that_is_on_its_way(server: EmbeddedServer, pool: Pool, unique: str) -> None:
+    """The messages are in the socket still when draining begins."""
+    gate = threading.Event()
+    with Pool(server.url) as other:
+        sub = pool.subscribe(unique)
+        assert pool._runtime is not None
+        pool._runtime.loop.post(gate.wait, LONG)  # the loop hears nothing meanwhile
+        publish(other, unique, 500)
+        draining = threading.Thread(target=sub.drain, args=(LONG,))
+        draining.start()
+        draining.join(0.05)  # until it has been asked for
+        gate.set()
+        draining.join(LONG)
+        assert not draining.is_alive()
+        assert [number(message) for message in sub] == list(range(500))
+
+
 def test_draining_waits_for_the_handler(server: EmbeddedServer, pool: Pool, unique: str) -> None:
     seen: List[int] = []
 

@@ -315,6 +315,34 @@ def test_a_generators_finally_runs_in_its_thread_when_the_client_goes(
     assert subscriber.stats()[0].failed == 0  # leaving is no failure
 
 
+@pytest.mark.parametrize("how", ["complete", "leave"])
+def test_a_generator_that_somebody_holds_is_closed_all_the_same(
+    subscriber: Subscriber, pool: Pool, unique: str, wait_for: WaitFor, how: str
+) -> None:
+    """Its clean-up is not left to the garbage collector."""
+    held: List[Iterator[bytes]] = []
+    cleaned: List[str] = []
+
+    def generate() -> Iterator[bytes]:
+        try:
+            for _ in range(3 if how == "complete" else 1_000_000):
+                yield b"x"
+        finally:
+            cleaned.append(threading.current_thread().name)
+
+    def serve(request: StreamRequest, sender: ResponseSender) -> Iterator[bytes]:
+        held.append(generate())
+        return held[0]
+
+    subscriber.stream_subscribe_handler(unique, serve)
+    with pool.stream(unique, window=4) as stream:
+        assert next(stream) == b"x"
+        if how == "complete":
+            assert list(stream) == [b"x", b"x"]
+    wait_for(lambda: cleaned, timeout=SHORT, what="the clean-up")
+    assert cleaned == [f"natsbridge-{unique}-1"]
+
+
 def test_leaving_clients_are_no_failure_of_the_handler(
     subscriber: Subscriber, pool: Pool, unique: str, wait_for: WaitFor, caplog: pytest.LogCaptureFixture
 ) -> None:
