@@ -330,6 +330,10 @@ class Connection:
             sending = asyncio.ensure_future(client._send_command(data))
             await asyncio.wait({sending, self._went_down}, return_when=asyncio.FIRST_COMPLETED)
             sending.cancel()
+        # On some Pythons 3.12 and 3.13 drain() does not wait after writelines(), and all would pile up in the transport.
+        writer = getattr(client._transport, "_io_writer", None)
+        while writer is not None and self.up and writer.transport.get_write_buffer_size() > _PENDING_BYTES:
+            await asyncio.wait({self._went_down}, timeout=_RETRY)
         return True
 
     # -- barriers and subscriptions -----------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ class Incoming:
         """Local event, any state but done: the stream ends here, and the responder is told."""
         if self.state == DONE:
             return []
-        say = self._cancel("deadline" if reason == "deadline" else "")
+        say = self._cancel(reason if reason in _wire.CANCEL_REASONS else "")
         self._finish(Ended(reason, detail=detail))
         return say
 

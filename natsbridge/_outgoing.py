@@ -286,7 +286,7 @@ class Outgoing:
         return []
 
     def _cancelled(self, _seq: int, why: str, _clock: float) -> List[Emit]:
-        self._finish("deadline" if why == "deadline" else "cancelled")
+        self._finish(why if why in _wire.CANCEL_REASONS else "cancelled")
         return []
 
     def _ended(self, *_: object) -> List[Emit]:

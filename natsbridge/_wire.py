@@ -29,6 +29,9 @@ ACCEPTED, CHUNK, BATCH, PROBE, END = "a", "d", "b", "p", "e"
 # Verbs of messages to a responder.
 ACK, NAK, CANCEL = "ack", "nak", "cancel"
 
+# What a ``cancel`` may say about itself; without a word the requester just stopped.
+CANCEL_REASONS = ("deadline", "offline")
+
 # The error ends that the library itself sends: word, code and description.
 LIBRARY_ENDS = {
     "busy": (503, "every handler of the responder is busy"),
@@ -179,7 +182,7 @@ def encode_nak(seq: int) -> bytes:
 
 
 def encode_cancel(why: str = "") -> bytes:
-    """``why``: "deadline" when the requester's own deadline passed; "" for any other reason."""
+    """``why``: one of CANCEL_REASONS, or ""."""
     return f"cancel {why}".encode() if why else b"cancel"
 
 
