@@ -43,6 +43,7 @@ DEFAULT_SERVER = "nats://127.0.0.1:4222"
 
 _NEW, _OPEN, _CLOSED = "new", "open", "closed"
 _LATE_CLOSE_TIMEOUT = 2.0
+_MOST = 2**40  # chunks or bytes: as good as no limit, and short enough for a header
 
 _numbers = itertools.count(1)
 
@@ -555,8 +556,8 @@ class Pool:
             deadline=total,
             idle_timeout=idle,
             plain_idle_timeout=self._timeout,
-            window=chunks,
-            max_bytes=size,
+            window=min(chunks, _MOST),
+            max_bytes=min(size, _MOST),
             probe_interval=self._probe_interval,
             resume=3600.0 if kept is None else min(kept, 3600.0),
         )
