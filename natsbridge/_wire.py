@@ -202,6 +202,25 @@ def parse_control(data: bytes) -> Optional[Tuple[str, int, str]]:
     return None
 
 
+def answer_unknown(
+    suffix: str, data: bytes, reply: str, headers: Optional[Mapping[str, str]]
+) -> Optional[Tuple[bytes, Optional[Dict[str, str]]]]:
+    """What a message for a stream that is not known (any more) is answered with: payload and headers, or None.
+
+    ``suffix``: what follows the stream's token in the message's subject. The answer goes to ``reply`` and has no reply
+    subject itself. What is an answer here is not answered, or two ends that have forgotten a stream would go on for ever.
+    """
+    if (headers and STATUS in headers) or not acceptable_reply(reply):
+        return None
+    if not suffix:
+        known = parse_sequence(headers) or parse_reply(reply)
+        return None if known is None else (encode_cancel(), None)
+    control = parse_control(data)
+    if parse_kind(suffix) is None or control is None or control[0] == CANCEL:
+        return None
+    return b"", encode_failure(library_failure("unknown"))
+
+
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 BATCH_OVERHEAD = 4  # bytes that each chunk of a batch takes besides its own
