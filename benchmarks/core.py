@@ -211,7 +211,7 @@ def check(settings: Settings) -> List[Line]:
 
 def stream(settings: Settings) -> List[Line]:
     """Chunks per second, from a synchronous handler to a synchronous reader."""
-    count = settings.count(30_000)
+    count = settings.count(100_000)
     with ExitStack() as stack:
         stack.enter_context(_peer(settings, "_bridge", "worker"))
         reader = stack.enter_context(_peer(settings, "_bridge", "requester"))
