@@ -79,7 +79,7 @@ class Incoming:
         self._headers: Deque[Optional[Dict[str, str]]] = deque()  # of the chunks in the buffer, where it is plain
         self._buffered_bytes = 0
         self._unacked_bytes = 0  # consumed, not acknowledged
-        self._control = ""  # the responder's control prefix, once bound
+        self._control = ""  # the control prefix of the responder, where it numbers its messages
         self._reply = ""  # its newest reply subject: where everything goes that is said to it
         self._relayed = False  # it is in another account, from where no 503 comes
         self._naked = self._naks = 0  # the chunk last asked for again, and how often
@@ -88,7 +88,9 @@ class Incoming:
         self._probe_interval, self._max_probes = probe_interval, max_probes
         self._heard = self._probed = self._acked_at = clock
         self._probes = 0
-        self._suspected: Optional[float] = None
+        self._suspected: Optional[float] = None  # real time of a 503 that nothing has contradicted since,
+        self._suspected_clock = clock  # the same by the owner's clock,
+        self._confirming = False  # and whether the confirming probe has been sent
 
     # -- the reader's side --------------------------------------------------------------------------------------------
 
@@ -150,17 +152,19 @@ class Incoming:
         """Something arrived in the inbox. The flag: a confirming probe is due after CONFIRM_AFTER seconds."""
         status = headers.get(_wire.STATUS) if headers and not data else None
         if status is not None:
-            return self._on_status(status, headers or {}, now)
+            return self._on_status(status, headers or {}, clock, now)
         parsed = _wire.parse_sequence(headers) or _wire.parse_reply(reply)
         failure = _wire.parse_failure(headers)
         if parsed is None:
             event = "unnumbered"
-        elif self.state == WAITING and headers and (_wire.STREAM in headers or _wire.LIBRARY_ERROR in headers):
+        elif headers and (_wire.STREAM in headers or _wire.LIBRARY_ERROR in headers) and self._may_bind(parsed[0]):
             self._bind(NATIVE, parsed[0], headers, clock)
             self._relayed = _wire.SEQUENCE in headers
             event = parsed[1]
         else:
             event = parsed[1]
+            if self.state == WAITING and event == CHUNK:
+                self._control = parsed[0]  # its "a" may have been lost: a probe will tell
         if parsed is not None and self._control and parsed[0] != self._control:
             # A second responder: one is enough.
             return [Say(reply, _wire.encode_cancel())] if reply else [], False
@@ -169,22 +173,26 @@ class Incoming:
             self._hear(reply, clock)
         return action(self, parsed[2] if parsed is not None else 0, data, headers, failure, clock), False
 
-    def _on_status(self, status: str, headers: Mapping[str, str], now: float) -> Tuple[List[Say], bool]:
+    def _on_status(self, status: str, headers: Mapping[str, str], clock: float, now: float) -> Tuple[List[Say], bool]:
         if status != _wire.NO_RESPONDERS:
             self.ignored += 1
         elif self.state == WAITING:
             self._finish(Ended("no_responders"))
         elif self.state == NATIVE:
             if self._suspected is None:
-                self._suspected = now
+                self._suspected, self._suspected_clock, self._confirming = now, clock, False
                 return [], True
-            if now - self._suspected >= max(CONFIRM_AFTER - _CLOCK_SLACK, self._resume):
+            confirmed = self._confirming and now - self._suspected >= CONFIRM_AFTER - _CLOCK_SLACK
+            if confirmed and clock - self._suspected_clock >= self._resume:
                 self._finish(Ended("lost", detail="the responder's process or connection is gone"))
         return [], False
 
     def on_confirm(self, clock: float) -> List[Say]:
         """The confirming probe is due."""
-        return self._ack(clock) if self.state == NATIVE and self._suspected is not None else []
+        if self.state != NATIVE or self._suspected is None:
+            return []
+        self._confirming = True
+        return self._ack(clock)
 
     def on_tick(self, clock: float) -> List[Say]:
         """Time passes: overdue acknowledgements, and a probe when nothing was heard for a probe interval."""
@@ -195,13 +203,13 @@ class Incoming:
                 self._finish(Ended("lost", detail=f"the own connection to the server was lost for {self._resume:g} s"))
             return []
         if clock - self._heard >= self._probe_interval and clock - self._probed >= self._probe_interval:
-            if self._probes >= self._max_probes and clock - self._heard >= self._resume:
+            if self._probes >= self._max_probes and clock - self._heard >= self._resume + self._probe_interval:
                 self._finish(Ended("lost", detail=f"the responder did not answer {self._probes} probes"))
                 return []
             self._probes += 1
             return self._probe_it(clock)
-        if self._suspected is not None and self._resume and clock - self._probed >= _SUSPECT_PROBES:
-            return self._probe_it(clock)
+        if self._suspected is not None and self._resume and clock - self._acked_at >= _SUSPECT_PROBES:
+            return self._ack(clock)
         if self.consumed > self.acked and clock - self._acked_at >= _ACK_DELAY:
             return self._ack(clock)
         return []
@@ -260,10 +268,10 @@ class Incoming:
         return say
 
     def _first_plain(
-        self, seq: int, data: bytes, headers: Optional[Mapping[str, str]], failure: object, clock: float
+        self, seq: int, data: bytes, headers: Optional[Mapping[str, str]], failure: Optional[Failure], clock: float
     ) -> List[Say]:
         self.state = PLAIN
-        return _TABLE[PLAIN, "unnumbered"](self, seq, data, headers, failure, clock)
+        return self._plain(seq, data, headers, failure, clock)
 
     def _plain(
         self, seq: int, data: bytes, headers: Optional[Mapping[str, str]], failure: Optional[Failure], _c: object
@@ -283,6 +291,12 @@ class Incoming:
             self._keep(data, dict(headers) if headers else None)
         return []
 
+    def _plain_unnumbered(
+        self, seq: int, data: bytes, headers: Optional[Mapping[str, str]], failure: Optional[Failure], clock: float
+    ) -> List[Say]:
+        """What a plain responder says; but not one that numbers its messages."""
+        return (self._unnumbered if self._control else self._plain)(seq, data, headers, failure, clock)
+
     def _unnumbered(self, _s: object, _d: object, _h: object, failure: Optional[Failure], _c: object) -> List[Say]:
         """A native responder says so when it does not know the stream; anything else without a number is foreign."""
         if failure is not None and failure.library is not None:
@@ -296,6 +310,9 @@ class Incoming:
         return []
 
     # -- helpers ------------------------------------------------------------------------------------------------------
+
+    def _may_bind(self, control: str) -> bool:
+        return self.state == WAITING or (self.state == PLAIN and control == self._control)
 
     def _bind(self, state: str, control: str, headers: Mapping[str, str], clock: float) -> None:
         self.state = state
@@ -372,5 +389,5 @@ _TABLE: Dict[Tuple[str, str], Callable[..., List[Say]]] = {
     (NATIVE, "unnumbered"): Incoming._unnumbered,
     (PLAIN, CHUNK): Incoming._plain,
     (PLAIN, END): Incoming._plain,
-    (PLAIN, "unnumbered"): Incoming._plain,
+    (PLAIN, "unnumbered"): Incoming._plain_unnumbered,
 }

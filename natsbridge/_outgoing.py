@@ -20,7 +20,7 @@ CONFIRM_AFTER = 0.010  # seconds between a first 503 and the probe whose 503 con
 _CLOCK_SLACK = 0.001
 _BLOCKED_PROBES = 0.1  # seconds between probes while a sender has just begun to wait for the window,
 _BLOCKED_PROBING = 1.0  # and for how many seconds it is probed so often
-_SUSPECT_PROBES = 0.25  # seconds between probes of a requester that is missing, but may come back
+_SUSPECT_PROBES = 0.25  # seconds between probes of a requester that is missing but may come back, or has stalled
 
 
 FRAME_BYTES = 32 * 1024  # the longest batch, and what a stream may write before it is another one's turn
@@ -112,7 +112,9 @@ class Outgoing:
         self._speak_interval = probe_interval if speak_interval is None else speak_interval
         self._heard = self._said = self._probed = clock
         self._probes = 0  # own probes since anything was heard
-        self._suspected: Optional[float] = None  # real time of a 503 that nothing has contradicted since
+        self._suspected: Optional[float] = None  # real time of a 503 that nothing has contradicted since,
+        self._suspected_clock = clock  # the same by the owner's clock,
+        self._confirming = False  # and whether the confirming probe has been sent
 
     # -- the handler's side -------------------------------------------------------------------------------------------
 
@@ -236,10 +238,8 @@ class Outgoing:
             return []
         if self._down_since is not None:
             return self.give_up("disconnected") if clock - self._down_since >= self._resume else []
-        if self._stalled(clock):
-            return self.give_up("stalled")
         if clock - max(self._heard, self._probed) >= self._probe_interval:
-            if self._probes >= self._max_probes and clock - self._heard >= self._resume:
+            if self._probes >= self._max_probes and clock - self._heard >= self._resume + self._probe_interval:
                 self._finish("unreachable")
                 return []
             self._probes += 1
@@ -249,8 +249,8 @@ class Outgoing:
 
     def _pause(self, clock: float) -> float:
         """For how long this end may be silent now."""
-        if self._suspected is not None and self._resume:
-            return _SUSPECT_PROBES
+        if self._stalled(clock) or (self._suspected is not None and self._resume):
+            return min(_SUSPECT_PROBES, self._speak_interval)
         if self._full_since is not None and clock - self._full_since < _BLOCKED_PROBING:
             # Everything sent had arrived before the requester went: only something new can bring the 503 about.
             return min(_BLOCKED_PROBES, self._speak_interval)
@@ -267,14 +267,16 @@ class Outgoing:
         """An ``ack``, ``nak`` or ``cancel`` arrived."""
         return _TABLE[self.state, verb](self, seq, why, clock)
 
-    def on_no_responders(self, now: float) -> bool:
+    def on_no_responders(self, clock: float, now: float) -> bool:
         """A 503 for something sent; True when a confirming probe is due after CONFIRM_AFTER seconds."""
         if self.state == DONE:
             return False
         if self._suspected is None:
-            self._suspected = now
+            self._suspected, self._suspected_clock = now, clock
+            self._confirming = not self.native
             return self.native
-        if now - self._suspected >= max(CONFIRM_AFTER - _CLOCK_SLACK, self._resume):
+        confirmed = self._confirming and now - self._suspected >= CONFIRM_AFTER - _CLOCK_SLACK
+        if confirmed and clock - self._suspected_clock >= self._resume:
             self._finish("no_interest")
         return False
 
@@ -282,6 +284,7 @@ class Outgoing:
         """The confirming probe is due."""
         if self.state == DONE or self._suspected is None:
             return []
+        self._confirming = True
         return self._speak(clock)
 
     # -- actions ------------------------------------------------------------------------------------------------------
@@ -303,6 +306,8 @@ class Outgoing:
             return []
         if seq > self.acked:
             self._full_since = None
+        elif self._stalled(clock):  # it is there, and has read nothing
+            return self.give_up("stalled")
         while self.acked < seq:
             # Where a rewind took chunks back, and they have arrived after all, they are not sent again.
             frames = self._unacked or self._unsent
@@ -330,6 +335,7 @@ class Outgoing:
             self.ignored += 1
             return []
         self._rewound = (seq, clock)
+        self._full_since = None if self._full_since is None else clock  # it could not read what it did not get
         while self.sent >= seq:
             frame = self._unacked.pop()
             if frame.first < seq:

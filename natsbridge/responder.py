@@ -281,7 +281,7 @@ class StreamSink:
             return
         if not msg.data and msg.headers and msg.headers.get(_wire.STATUS) == _wire.NO_RESPONDERS:
             with self._lock:
-                confirm = self._outgoing.on_no_responders(loop.time())
+                confirm = self._outgoing.on_no_responders(self._link.clock, loop.time())
             if confirm:
                 loop.call_later(_outgoing.CONFIRM_AFTER, self._confirm)
             self._emit([])

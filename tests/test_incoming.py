@@ -398,22 +398,36 @@ def test_a_503_is_doubted_for_as_long_as_the_responder_may_come_back() -> None:
     probes = 0
     for tenth in range(1, 15):
         probes += len(incoming.on_tick(tenth / 10))
-        assert no_responders(incoming, 100.0 + tenth / 10) is False
+        assert no_responders(incoming, 100.0 + tenth / 10, tenth / 10) is False
     assert 3 <= probes <= 6  # asked more often than once in a probe interval
     assert incoming.state == NATIVE
-    no_responders(incoming, 109.9)
+    no_responders(incoming, 200.0, 1.5)  # the process was suspended meanwhile
     assert incoming.state == NATIVE
-    no_responders(incoming, 110.0)
+    no_responders(incoming, 209.9, 9.9)
+    assert incoming.state == NATIVE
+    no_responders(incoming, 210.0, 10.0)
     assert incoming.ended is not None
     assert incoming.ended.reason == "lost"
 
 
+def test_a_suspected_responder_that_falls_silent_is_given_up_like_any_other() -> None:
+    """The 503s may stop, say because somebody listens to everything: asking often must not put off the verdict."""
+    incoming = native(0, resume=3.0)
+    no_responders(incoming, 100.0)
+    clock = 0.0
+    while incoming.state == NATIVE:
+        clock += 0.1
+        incoming.on_tick(clock)
+        assert clock < 100
+    assert clock == pytest.approx(4 * INTERVAL, abs=0.21)
+
+
 def test_an_unreachable_responder_is_waited_for_as_long_as_it_may_come_back() -> None:
     incoming = native(0, resume=30.0)
-    for clock in range(1, 30):
+    for clock in range(1, 32):
         incoming.on_tick(float(clock))
-        assert incoming.state == NATIVE
-    for clock in range(30, 34):
+        assert incoming.state == NATIVE  # also while what was said after 30 s may yet be answered
+    for clock in range(32, 34):
         incoming.on_tick(float(clock))
     assert incoming.state == DONE
 
@@ -628,8 +642,8 @@ def test_a_parcel_that_was_not_read_to_its_end_counts_as_unread() -> None:
 # -- 503 --------------------------------------------------------------------------------------------------------------
 
 
-def no_responders(incoming: Incoming, now: float) -> bool:
-    says, confirm = incoming.on_message(b"", "", STATUS_503, 0.0, now)
+def no_responders(incoming: Incoming, now: float, clock: float = 0.0) -> bool:
+    says, confirm = incoming.on_message(b"", "", STATUS_503, clock, now)
     assert says == []
     return confirm
 
@@ -648,6 +662,18 @@ def test_a_503_later_is_a_suspicion_that_a_second_one_confirms() -> None:
     assert no_responders(incoming, 100.0 + CONFIRM_AFTER) is False
     assert incoming.ended is not None
     assert incoming.ended.reason == "lost"
+
+
+def test_only_a_503_that_comes_after_the_confirming_probe_confirms() -> None:
+    """A process that was suspended finds those for all that it had sent; whoever they were about may be back."""
+    incoming = native()
+    no_responders(incoming, 100.0)
+    for late in (0.02, 1.0, 60.0):
+        assert no_responders(incoming, 100.0 + late) is False
+        assert incoming.state == NATIVE
+    assert incoming.on_confirm(0.1) == [ack(0, "d2")]
+    no_responders(incoming, 160.1)
+    assert incoming.state == DONE
 
 
 def test_a_second_503_of_the_same_burst_confirms_nothing() -> None:
@@ -753,6 +779,31 @@ def test_a_plain_responder_that_numbers_its_chunks_is_held_to_it() -> None:
     give(incoming, message("d", 4, b"four"))
     assert incoming.ended == Ended("gap", None, 3, 4)
     assert list(incoming.buffer) == [b"one", b"two"]
+
+
+def test_a_lost_acceptance_is_made_good_by_a_probe() -> None:
+    incoming = fresh()
+    give(incoming, message("d", 1, b"one"))
+    give(incoming, batch(2, b"two", b"three"))  # a plain responder has none: not for us, as far as is known
+    assert (incoming.state, incoming.received) == (PLAIN, 1)
+    assert give(incoming, message("p", 3, headers=accepted(window=4).headers)) == [nak(2, "p3")]
+    assert (incoming.state, incoming.window) == (NATIVE, 4)
+    give(incoming, batch(2, b"two", b"three"))
+    assert [incoming.take(0.0)[0] for _ in range(3)] == [(b"one", None), (b"two", None), (b"three", None)]
+    assert give(incoming, message("e", 3)) == [ack(4, "e3", probe=False)]
+    assert incoming.ended == Ended("completed")
+
+
+def test_a_responder_that_numbers_its_chunks_is_bound_to_also_when_it_is_plain() -> None:
+    incoming = fresh()
+    give(incoming, message("d", 1, b"one"))
+    assert give(incoming, message("d", 2, b"other", control=OTHER)) == [Say(f"{OTHER}.d2", b"cancel")]
+    assert give(incoming, message("p", 0, control=OTHER, headers=accepted().headers)) == [Say(f"{OTHER}.p0", b"cancel")]
+    assert give(incoming, Arrival(b"foreign", "")) == []
+    assert give(incoming, Arrival(b"", "")) == []
+    assert (incoming.state, incoming.received, incoming.ignored) == (PLAIN, 1, 2)
+    give(incoming, Arrival(b"", "", _wire.encode_failure(UNKNOWN)))  # it has no number ever
+    assert incoming.ended == Ended("error", UNKNOWN)
 
 
 def test_too_many_messages_of_a_plain_responder_overflow(monkeypatch: pytest.MonkeyPatch) -> None:

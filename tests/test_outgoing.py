@@ -101,7 +101,7 @@ EVENTS: Dict[str, Event] = {
     "cancel": lambda o: cancel(o),
     "cancel deadline": lambda o: cancel(o, "deadline"),
     "cancel with a word of the future": lambda o: cancel(o, "whim"),
-    "503": lambda o: o.on_no_responders(1.0),
+    "503": lambda o: o.on_no_responders(1.0, 1.0),
     "confirm without suspicion": lambda o: o.on_confirm(1.0),
     "tick": lambda o: o.on_tick(1.0),
     "disconnect": lambda o: o.on_disconnect(1.0),
@@ -541,49 +541,62 @@ def test_a_plain_requester_can_cancel() -> None:
 
 def test_a_first_503_is_a_suspicion_that_asks_for_a_probe() -> None:
     outgoing = sent()
-    assert outgoing.on_no_responders(100.0) is True
+    assert outgoing.on_no_responders(0.0, 100.0) is True
     assert outgoing.state == RUNNING
     assert outgoing.on_confirm(0.01) == [Emit("p", 3)]
 
 
 def test_a_second_503_confirms_it() -> None:
     outgoing = sent()
-    outgoing.on_no_responders(100.0)
-    assert outgoing.on_no_responders(100.0 + CONFIRM_AFTER) is False
+    outgoing.on_no_responders(0.0, 100.0)
+    outgoing.on_confirm(0.0)
+    assert outgoing.on_no_responders(0.0, 100.0 + CONFIRM_AFTER) is False
     assert (outgoing.state, outgoing.reason) == (DONE, "no_interest")
+
+
+def test_only_a_503_that_comes_after_the_confirming_probe_confirms() -> None:
+    """A process that was suspended finds those for all that it had sent; whoever they were about may be back."""
+    outgoing = sent()
+    outgoing.on_no_responders(0.0, 100.0)
+    for late in (0.02, 1.0, 60.0):
+        outgoing.on_no_responders(0.0, 100.0 + late)
+        assert outgoing.state == RUNNING
+    assert outgoing.on_confirm(0.1) == [Emit("p", 3)]
+    outgoing.on_no_responders(0.1, 160.1)
+    assert outgoing.reason == "no_interest"
 
 
 def test_a_second_503_of_the_same_burst_confirms_nothing_and_asks_for_no_second_probe() -> None:
     outgoing = sent()
-    assert outgoing.on_no_responders(100.0) is True
+    assert outgoing.on_no_responders(0.0, 100.0) is True
     for late in (0.0, 0.001, 0.005, 0.0085):
-        assert outgoing.on_no_responders(100.0 + late) is False
+        assert outgoing.on_no_responders(0.0, 100.0 + late) is False
         assert outgoing.state == RUNNING
 
 
 def test_whatever_is_heard_clears_the_suspicion() -> None:
     outgoing = sent()
-    outgoing.on_no_responders(100.0)
+    outgoing.on_no_responders(0.0, 100.0)
     ack(outgoing, 1)
     assert outgoing.on_confirm(0.01) == []  # nothing left to confirm
-    assert outgoing.on_no_responders(200.0) is True  # a suspicion of its own
+    assert outgoing.on_no_responders(0.0, 200.0) is True  # a suspicion of its own
     assert outgoing.state == RUNNING
 
 
 def test_a_503_for_the_end_is_confirmed_with_the_end() -> None:
     outgoing = ending()
-    assert outgoing.on_no_responders(100.0) is True
+    assert outgoing.on_no_responders(0.0, 100.0) is True
     assert outgoing.on_confirm(0.01) == [END]
-    outgoing.on_no_responders(100.02)
+    outgoing.on_no_responders(0.0, 100.02)
     assert outgoing.reason == "no_interest"
 
 
 def test_a_plain_requester_is_gone_with_the_second_503_and_gets_no_probe() -> None:
     outgoing = sent(3, native=False)
-    assert outgoing.on_no_responders(100.0) is False
-    assert outgoing.on_no_responders(100.005) is False
+    assert outgoing.on_no_responders(0.0, 100.0) is False
+    assert outgoing.on_no_responders(0.0, 100.005) is False
     assert outgoing.state == RUNNING
-    outgoing.on_no_responders(100.011)
+    outgoing.on_no_responders(0.0, 100.011)
     assert outgoing.reason == "no_interest"
 
 
@@ -821,8 +834,42 @@ def test_a_requester_that_lives_but_does_not_read_stalls_the_stream() -> None:
     for clock in range(1, 11):
         assert [emit.kind for emit in alive(outgoing, float(clock))] in ([], ["p"])
         assert outgoing.state == RUNNING
-    assert alive(outgoing, 11.0) == [Emit("e", 2, failure=_wire.library_failure("stalled"))]
+    assert outgoing.on_tick(11.0) == [Emit("p", 2)]
+    assert outgoing.state == RUNNING  # its answer decides
+    assert ack(outgoing, 0, 11.1) == [Emit("e", 2, failure=_wire.library_failure("stalled"))]
     assert outgoing.reason == "stalled"
+
+
+def test_silence_is_no_stall() -> None:
+    """A requester whose connection was down for longer than the stall time, and that reads on as soon as it is back."""
+    outgoing = full(1.0)
+    probes = [tick / 20 for tick in range(20, 120) if outgoing.on_tick(tick / 20)]
+    assert outgoing.state == RUNNING
+    late = [clock for clock in probes if clock >= 2.0]
+    assert len(late) == pytest.approx(4.0 / _outgoing._SUSPECT_PROBES, abs=2)  # so that its answer comes soon
+    assert ack(outgoing, 1, 6.0) == []
+    assert alive(outgoing, 6.1) == []
+    assert outgoing.state == RUNNING
+
+
+def test_what_did_not_arrive_could_not_be_read() -> None:
+    outgoing = full(10.0)
+    nak(outgoing, 1, 10.0)
+    outgoing.take(100, 10.0)
+    alive(outgoing, 19.9)
+    assert outgoing.state == RUNNING
+    alive(outgoing, 20.0)
+    assert outgoing.reason == "stalled"
+
+
+def test_a_stalled_stream_keeps_its_promise_to_speak() -> None:
+    outgoing = Outgoing(
+        native=True, window=1, max_bytes=100, probe_interval=INTERVAL, speak_interval=0.1, stall_timeout=0.5
+    )
+    outgoing.push(b"x")
+    outgoing.take(100, 0.0)
+    assert not outgoing.admits(1, 0.0)
+    assert [tick for tick in range(1, 21) if outgoing.on_tick(tick / 8)] == list(range(1, 21))
 
 
 def test_reading_on_ends_the_stall() -> None:
@@ -909,26 +956,28 @@ def test_a_plain_requester_cannot_resume() -> None:
 
 def test_a_503_is_doubted_for_as_long_as_the_requester_may_come_back() -> None:
     outgoing = sent(3, resume=10.0)
-    assert outgoing.on_no_responders(100.0) is True
+    assert outgoing.on_no_responders(0.0, 100.0) is True
     assert outgoing.on_confirm(0.01) == [Emit("p", 3)]
     probes = 0
     for tenth in range(1, 15):
         probes += len(outgoing.on_tick(tenth / 10))
-        outgoing.on_no_responders(100.0 + tenth / 10)
+        outgoing.on_no_responders(tenth / 10, 100.0 + tenth / 10)
     assert 3 <= probes <= 6  # asked more often than once in a probe interval
     assert outgoing.state == RUNNING
-    outgoing.on_no_responders(109.9)
+    outgoing.on_no_responders(1.5, 200.0)  # the process was suspended meanwhile
     assert outgoing.state == RUNNING
-    outgoing.on_no_responders(110.0)
+    outgoing.on_no_responders(9.9, 209.9)
+    assert outgoing.state == RUNNING
+    outgoing.on_no_responders(10.0, 210.0)
     assert outgoing.reason == "no_interest"
 
 
 def test_an_unreachable_requester_is_waited_for_as_long_as_it_may_come_back() -> None:
     outgoing = sent(3, resume=30.0)
-    for clock in range(1, 30):
+    for clock in range(1, 32):
         outgoing.on_tick(float(clock))
-        assert outgoing.state == RUNNING
-    for clock in range(30, 34):
+        assert outgoing.state == RUNNING  # also while what was said after 30 s may yet be answered
+    for clock in range(32, 34):
         outgoing.on_tick(float(clock))
     assert outgoing.reason == "unreachable"
 
