@@ -789,7 +789,7 @@ def test_a_lost_acceptance_is_made_good_by_a_probe() -> None:
     assert give(incoming, message("p", 3, headers=accepted(window=4).headers)) == [nak(2, "p3")]
     assert (incoming.state, incoming.window) == (NATIVE, 4)
     give(incoming, batch(2, b"two", b"three"))
-    assert [incoming.take(0.0)[0] for _ in range(3)] == [(b"one", None), (b"two", None), (b"three", None)]
+    assert [incoming.take(0.0)[0] for _ in range(3)] == [Parcel([b"one"]), Parcel([b"two"]), Parcel([b"three"])]
     assert give(incoming, message("e", 3)) == [ack(4, "e3", probe=False)]
     assert incoming.ended == Ended("completed")
 

@@ -866,9 +866,9 @@ def test_a_stalled_stream_keeps_its_promise_to_speak() -> None:
     outgoing = Outgoing(
         native=True, window=1, max_bytes=100, probe_interval=INTERVAL, speak_interval=0.1, stall_timeout=0.5
     )
-    outgoing.push(b"x")
+    outgoing.push(b"x", 0.0)
     outgoing.take(100, 0.0)
-    assert not outgoing.admits(1, 0.0)
+    assert not admits(outgoing, 1, 0.0)
     assert [tick for tick in range(1, 21) if outgoing.on_tick(tick / 8)] == list(range(1, 21))
 
 
