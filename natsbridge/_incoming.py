@@ -28,7 +28,14 @@ _DEFAULT_PROBE_MS = 2000  # how often a responder speaks that does not say how o
 _SUSPECT_PROBES = 0.25  # seconds between probes of a responder that is missing, but may come back
 _MAX_NAKS = 5  # for one chunk, each after a probe or end that showed it missing still
 
-Item = Tuple[bytes, Optional[Dict[str, str]]]
+PARCELS = 8  # parts of the window in which the reader is handed what has arrived
+
+
+class Parcel(NamedTuple):
+    """What the reader is handed at a time: chunks in order. ``headers``: the chunk's, where a plain responder sent some."""
+
+    chunks: List[bytes]
+    headers: Optional[Dict[str, str]] = None
 
 
 class Say(NamedTuple):
@@ -64,9 +71,12 @@ class Incoming:
         self.window, self.max_bytes = window, max_bytes
         self.state = WAITING
         self.ended: Optional[Ended] = None
-        self.buffer: Deque[Item] = deque()
-        self.received = self.consumed = self.acked = 0
+        self.buffer: Deque[bytes] = deque()
+        self.received = self.acked = 0
+        self.unread = 0  # chunks of the last parcel that the reader has not come to yet: its owner says so
         self.ignored = 0
+        self._taken = 0
+        self._headers: Deque[Optional[Dict[str, str]]] = deque()  # of the chunks in the buffer, where it is plain
         self._buffered_bytes = 0
         self._unacked_bytes = 0  # consumed, not acknowledged
         self._control = ""  # the control prefix of the responder, where it numbers its messages
@@ -84,19 +94,40 @@ class Incoming:
 
     # -- the reader's side --------------------------------------------------------------------------------------------
 
-    def take(self, clock: float) -> Tuple[Item, List[Say]]:
-        """The next chunk (the buffer must not be empty), and the acknowledgement if one is due."""
-        item = self.buffer.popleft()
-        size = len(item[0])
+    @property
+    def consumed(self) -> int:
+        """Chunks that the reader has come to."""
+        return self._taken - self.unread
+
+    def take(self, clock: float) -> Tuple[Parcel, List[Say]]:
+        """The next chunks (the buffer must not be empty), and the acknowledgement if one is due.
+
+        All of the parcel before counts as consumed then, and the first chunk of this one.
+        """
+        self.unread = 0
+        if self.consumed == self.acked:
+            self._acked_at = clock  # the delay counts from the first un-acknowledged one
+        parcel = self._next_parcel()
+        size = sum(map(len, parcel.chunks))
         self._buffered_bytes -= size
-        self.consumed += 1
+        self._taken += len(parcel.chunks)
+        self.unread = len(parcel.chunks) - 1
         if self.state == NATIVE:
-            if self.consumed - self.acked == 1:
-                self._acked_at = clock  # the delay counts from the first un-acknowledged one
             self._unacked_bytes += size
             if 2 * (self.consumed - self.acked) >= self.window or 2 * self._unacked_bytes >= self.max_bytes:
-                return item, self._ack(clock)
-        return item, []
+                return parcel, self._ack(clock)
+        return parcel, []
+
+    def _next_parcel(self) -> Parcel:
+        """At most an eighth of the window, so that acknowledgements stay as even as if chunks were taken one by one."""
+        buffer = self.buffer
+        if self._headers:
+            return Parcel([buffer.popleft()], self._headers.popleft())
+        count = min(len(buffer), max(1, self.window // PARCELS))
+        if self._buffered_bytes > self.max_bytes // PARCELS:
+            mean = self._buffered_bytes // len(buffer)
+            count = min(count, max(1, self.max_bytes // PARCELS // mean))
+        return Parcel([buffer.popleft() for _ in range(count)])
 
     def stop(self, reason: str, detail: str = "") -> List[Say]:
         """Local event, any state but done: the stream ends here, and the responder is told."""
@@ -108,8 +139,9 @@ class Incoming:
 
     def discard(self, reason: str) -> None:
         """The reader wants nothing of what has arrived: where anything was unread, that is how it ended."""
-        if self.buffer:
+        if self.buffer or self.unread:
             self.buffer.clear()
+            self.unread = 0
             self.ended = Ended(reason)
 
     # -- events: the table --------------------------------------------------------------------------------------------
@@ -220,7 +252,7 @@ class Incoming:
         fresh = chunks[self.received + 1 - seq :]
         if not fresh:
             return self._ack(clock)
-        self.buffer.extend([(chunk, None) for chunk in fresh])
+        self.buffer.extend(fresh)
         self._buffered_bytes += sum(map(len, fresh))
         self.received += len(fresh)
         return []
@@ -301,7 +333,8 @@ class Incoming:
         self._suspected = None
 
     def _keep(self, data: bytes, headers: Optional[Dict[str, str]]) -> None:
-        self.buffer.append((data, headers))
+        self.buffer.append(data)
+        self._headers.append(headers)
         self._buffered_bytes += len(data)
 
     def _ack(self, clock: float) -> List[Say]:

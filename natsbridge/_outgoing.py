@@ -23,6 +23,44 @@ _BLOCKED_PROBING = 1.0  # and for how many seconds it is probed so often
 _SUSPECT_PROBES = 0.25  # seconds between probes of a requester that is missing but may come back, or has stalled
 
 
+FRAME_BYTES = 32 * 1024  # the longest batch, and what a stream may write before it is another one's turn
+
+
+class Frame:
+    """Consecutive chunks that travel together: all work but ``push`` is done per frame, not per chunk."""
+
+    __slots__ = ("chunks", "first", "size")
+
+    def __init__(self, first: int, chunks: List[bytes], size: int) -> None:
+        """``first``: the sequence number of the first chunk. ``size``: bytes on the wire, each chunk's length included."""
+        self.first, self.chunks, self.size = first, chunks, size
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.chunks) - 1
+
+    def cut(self, count: int) -> Frame:
+        """Take the first ``count`` chunks out, as a frame of their own."""
+        chunks = self.chunks[:count]
+        size = sum(map(len, chunks)) + count * _wire.BATCH_OVERHEAD
+        head = Frame(self.first, chunks, size)
+        del self.chunks[:count]
+        self.first += count
+        self.size -= size
+        return head
+
+    def fitting(self, budget: int) -> int:
+        """How many chunks fit ``budget`` bytes together: one at least."""
+        if self.size <= budget:
+            return len(self.chunks)
+        size = 0
+        for count, chunk in enumerate(self.chunks):
+            size += len(chunk) + _wire.BATCH_OVERHEAD
+            if size > budget:
+                return max(count, 1)
+        return len(self.chunks)
+
+
 class Emit(NamedTuple):
     """A message for the requester: its kind and sequence number (in the reply subject), payload or failure."""
 
@@ -54,15 +92,15 @@ class Outgoing:
         this end is never silent for longer (``probe_interval`` if None). All times are seconds of the owner's clock.
         """
         self.native, self.window, self.max_bytes = native, window, max_bytes
-        self._batches = batches
+        self._batches = batches and native
         self.state = RUNNING
         self.reason: Optional[str] = None  # why it is done: "ended", or the reason of ClientOfflineError
         self.failure: Optional[Failure] = None  # what the end will say
         self.pushed = self.sent = self.acked = 0
         self._highest = 0  # ever sent; a rewind takes ``sent`` back, not this
         self.ignored = 0
-        self._unsent: Deque[bytes] = deque()
-        self._unacked: Deque[bytes] = deque()  # sent: kept, because they may be asked for again
+        self._unsent: Deque[Frame] = deque()
+        self._unacked: Deque[Frame] = deque()  # sent: kept, because they may be asked for again
         self._bytes = 0  # un-acknowledged, sent or not
         self._end_written = False
         self._rewound: Tuple[int, float] = (0, 0.0)  # the last rewind: to which chunk, and when
@@ -80,19 +118,26 @@ class Outgoing:
 
     # -- the handler's side -------------------------------------------------------------------------------------------
 
-    def admits(self, size: int, clock: float) -> bool:
-        """Whether a chunk fits the window now; always when nothing is un-acknowledged."""
+    def push(self, chunk: bytes, clock: float) -> bool:
+        """Take a chunk in; False where it does not fit the window now. It always does when nothing is un-acknowledged."""
+        size = len(chunk)
         unacked = self.pushed - self.acked
-        if unacked == 0 or (unacked < self.window and self._bytes + size <= self.max_bytes):
-            return True
-        if self._full_since is None:
-            self._full_since = clock
-        return False
-
-    def push(self, chunk: bytes) -> None:
-        self._unsent.append(chunk)
+        if unacked and (unacked >= self.window or self._bytes + size > self.max_bytes):
+            if self._full_since is None:
+                self._full_since = clock
+            return False
         self.pushed += 1
-        self._bytes += len(chunk)
+        self._bytes += size
+        size += _wire.BATCH_OVERHEAD
+        unsent = self._unsent
+        if unsent and self._batches:
+            frame = unsent[-1]
+            if frame.size + size <= FRAME_BYTES:
+                frame.chunks.append(chunk)
+                frame.size += size
+                return True
+        unsent.append(Frame(self.pushed, [chunk], size))
+        return True
 
     def end(self, failure: Optional[Failure] = None) -> bool:
         """The handler is through; False when the stream is over already."""
@@ -110,14 +155,19 @@ class Outgoing:
             return False
         return bool(self._unsent) or (self.state == ENDING and not self._end_written)
 
-    def take(self, budget: int, clock: float) -> List[Emit]:
-        """The next messages to write: chunks up to ``budget`` bytes (at least one), then the end if it is its turn."""
+    def take(self, limit: int, clock: float, count: int = 1) -> List[Emit]:
+        """The next messages to write: chunks of up to ``count`` frames, then the end if it is its turn.
+
+        ``limit``: bytes that a message may have. A frame is one batch, or as many lone chunks as fit it.
+        """
         emits: List[Emit] = []
         if not self.has_work:
             return emits
-        while self._unsent and budget > 0:
-            emit = self._next_frame(budget)
-            budget -= len(emit.payload)
+        longest = min(limit, FRAME_BYTES)
+        budget = count * longest
+        while self._unsent and (not emits or len(self._unsent[0].chunks[0]) <= budget):
+            emit = self._next_frame(min(longest, budget))
+            budget -= longest if emit.kind == BATCH else len(emit.payload)
             emits.append(emit)
         if self.state == ENDING and not self._unsent and not self._end_written:
             self._end_written = True
@@ -130,25 +180,22 @@ class Outgoing:
 
     def _next_frame(self, budget: int) -> Emit:
         """One chunk, or as many of those that wait already as fit the budget together."""
-        seq = self.sent + 1
-        chunks = [self._unsent.popleft()]
-        if self.native:
-            size = len(chunks[0]) + _wire.BATCH_OVERHEAD
-            while self._unsent and self._batches:
-                size += len(self._unsent[0]) + _wire.BATCH_OVERHEAD
-                if size > budget:
-                    break
-                chunks.append(self._unsent.popleft())
-            self._unacked.extend(chunks)
-            self.sent += len(chunks)
+        frame = self._unsent[0]
+        fitting = frame.fitting(budget)
+        if fitting == len(frame.chunks):
+            self._unsent.popleft()
         else:
-            self._bytes -= len(chunks[0])
-            self.sent += 1
-            self.acked = self.sent
+            frame = frame.cut(fitting)
+        self.sent = frame.last
         self._highest = max(self._highest, self.sent)
-        if len(chunks) == 1:
-            return Emit(CHUNK, seq, chunks[0])
-        return Emit(BATCH, seq, _wire.encode_batch(chunks))
+        if self.native:
+            self._unacked.append(frame)
+        else:
+            self._bytes -= len(frame.chunks[0])
+            self.acked = self.sent
+        if len(frame.chunks) == 1:
+            return Emit(CHUNK, frame.first, frame.chunks[0])
+        return Emit(BATCH, frame.first, _wire.encode_batch(frame.chunks))
 
     def accept(self) -> Emit:
         return Emit(ACCEPTED, 0)
@@ -262,12 +309,16 @@ class Outgoing:
         elif self._stalled(clock):  # it is there, and has read nothing
             return self.give_up("stalled")
         while self.acked < seq:
-            if self._unacked:
-                self._bytes -= len(self._unacked.popleft())
-            else:  # rewound, but what had been sent before has arrived after all
-                self._bytes -= len(self._unsent.popleft())
-                self.sent += 1
-            self.acked += 1
+            # Where a rewind took chunks back, and they have arrived after all, they are not sent again.
+            frames = self._unacked or self._unsent
+            frame = frames[0]
+            if frame.last <= seq:
+                frames.popleft()
+            else:
+                frame = frame.cut(seq + 1 - frame.first)
+            self.acked = frame.last
+            self._bytes -= frame.size - len(frame.chunks) * _wire.BATCH_OVERHEAD
+        self.sent = max(self.sent, self.acked)
         return []
 
     def _acknowledge_ending(self, seq: int, why: str, clock: float) -> List[Emit]:
@@ -286,8 +337,11 @@ class Outgoing:
         self._rewound = (seq, clock)
         self._full_since = None if self._full_since is None else clock  # it could not read what it did not get
         while self.sent >= seq:
-            self._unsent.appendleft(self._unacked.pop())
-            self.sent -= 1
+            frame = self._unacked.pop()
+            if frame.first < seq:
+                self._unacked.append(frame.cut(seq - frame.first))
+            self._unsent.appendleft(frame)
+            self.sent = frame.first - 1
         self._end_written = False
         return []
 

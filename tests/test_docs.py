@@ -385,7 +385,7 @@ def test_the_protocols_tables_have_every_state_and_message() -> None:
 def an_outgoing(state: str) -> Outgoing:
     """The responder's end in that state, with something to write if it can have that."""
     end = Outgoing(native=True, window=10, max_bytes=1000, probe_interval=2.0, resume=5.0)
-    end.push(b"chunk")
+    end.push(b"chunk", 0.0)
     if state != _outgoing.RUNNING:
         end.end()
     if state == _outgoing.DONE:
