@@ -33,10 +33,7 @@ RELAYED_INBOX = "_R_.request"  # what the responder in another account knows of 
 
 def push(outgoing: Outgoing, chunk: bytes, clock: float) -> bool:
     """``send`` without its waiting: False while the window is full."""
-    if not outgoing.admits(len(chunk), clock):
-        return False
-    outgoing.push(chunk)
-    return True
+    return outgoing.push(chunk, clock)
 
 
 def written(outgoing: Outgoing, budget: int, clock: float) -> List[Emit]:
@@ -45,13 +42,12 @@ def written(outgoing: Outgoing, budget: int, clock: float) -> List[Emit]:
 
 
 def read_one(incoming: Incoming, clock: float) -> Tuple[bytes, List[Say]]:
-    """The next chunk, which must be there, and what has to be said about it."""
-    item, says = incoming.take(clock)
-    return item[0], says
+    parcel, says = incoming.take(clock)
+    return parcel.chunks[0], says
 
 
 def unread(incoming: Incoming) -> List[bytes]:
-    return [data for data, _ in incoming.buffer]
+    return list(incoming.buffer)
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------
@@ -307,6 +303,7 @@ class NativeRequester(Requester):
             max_probes=MAX_PROBES,
             resume=config.resume,
         )
+        self.parcel: Deque[bytes] = deque()  # what the reader is at
         self.bound_to: Optional[Responder] = None  # with numbers and acknowledgements
 
     @property
@@ -319,7 +316,7 @@ class NativeRequester(Requester):
 
     @property
     def unread(self) -> List[bytes]:
-        return unread(self.incoming)
+        return [*self.parcel, *self.incoming.buffer]
 
     def publish(self, says: List[Say]) -> None:
         for say in says:
@@ -359,8 +356,12 @@ class NativeRequester(Requester):
 
     def read(self, count: int) -> None:
         while count and self.unread and self.running:
-            chunk, says = read_one(self.incoming, self.clock)
-            self.taken.append(chunk)
+            says: List[Say] = []
+            if not self.parcel:
+                parcel, says = self.incoming.take(self.clock)
+                self.parcel.extend(parcel.chunks)
+            self.taken.append(self.parcel.popleft())
+            self.incoming.unread = len(self.parcel)
             self.waited_since = self.world.now
             self.publish(says)
             count -= 1
