@@ -114,7 +114,8 @@ class Outgoing:
         self._probes = 0  # own probes since anything was heard
         self._suspected: Optional[float] = None  # real time of a 503 that nothing has contradicted since,
         self._suspected_clock = clock  # the same by the owner's clock,
-        self._confirming = False  # and whether the confirming probe has been sent
+        self._confirming = False  # whether the confirming probe has been sent,
+        self._missed = 0  # and the newest message that drew one, by its number
 
     # -- the handler's side -------------------------------------------------------------------------------------------
 
@@ -153,6 +154,8 @@ class Outgoing:
     def has_work(self) -> bool:
         if self.state == DONE or self._down_since is not None:
             return False
+        if self._suspected is not None and self.native:
+            return False  # nobody is there, or the server drops what its client is too slow for: either way, wait
         return bool(self._unsent) or (self.state == ENDING and not self._end_written)
 
     def take(self, limit: int, clock: float, count: int = 1) -> List[Emit]:
@@ -267,11 +270,12 @@ class Outgoing:
         """An ``ack``, ``nak`` or ``cancel`` arrived."""
         return _TABLE[self.state, verb](self, seq, why, clock)
 
-    def on_no_responders(self, clock: float, now: float) -> bool:
-        """A 503 for something sent; True when a confirming probe is due after CONFIRM_AFTER seconds."""
+    def on_no_responders(self, seq: int, clock: float, now: float) -> bool:
+        """A 503 for message ``seq``; True when a confirming probe is due after CONFIRM_AFTER seconds."""
         if self.state == DONE:
             return False
-        if self._suspected is None:
+        missed, self._missed = self._missed, seq
+        if self._suspected is None or (not self.native and seq > missed + 1):  # what was in between has arrived
             self._suspected, self._suspected_clock = now, clock
             self._confirming = not self.native
             return self.native

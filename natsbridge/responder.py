@@ -280,8 +280,9 @@ class StreamSink:
         if not suffix:
             return
         if not msg.data and msg.headers and msg.headers.get(_wire.STATUS) == _wire.NO_RESPONDERS:
+            _, seq = _wire.parse_kind(suffix) or ("", 0)
             with self._lock:
-                confirm = self._outgoing.on_no_responders(self._link.clock, loop.time())
+                confirm = self._outgoing.on_no_responders(seq, self._link.clock, loop.time())
             if confirm:
                 loop.call_later(_outgoing.CONFIRM_AFTER, self._confirm)
             self._emit([])

@@ -335,7 +335,7 @@ class Responder(Process):
 
     def heed(self, message: Message) -> None:
         if (message.headers or {}).get(_wire.STATUS) == _wire.NO_RESPONDERS:
-            if self.outgoing.on_no_responders(self.clock, self.world.now):
+            if self.outgoing.on_no_responders(0, self.clock, self.world.now):
                 self.timers.append(self.world.now + CONFIRM_AFTER)
             return
         control = _wire.parse_control(message.data)

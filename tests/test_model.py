@@ -360,7 +360,7 @@ class Living(RuleBasedStateMachine):
         side.suspend()
         self.world.run(2 * TICK)
         other.reconnect()
-        self.world.run(min(seconds, self.config.agreed_resume + self.interval - self.settling))
+        self.world.run(min(seconds, self.config.agreed_resume - self.settling))
         side.wake()
         self.world.run(self.config.probe_interval + self.settling)
 
@@ -625,7 +625,7 @@ def follow_anybody(self: Incoming, control: str) -> bool:
     return True
 
 
-def convict_at_once(self: Outgoing, _clock: float, _now: float) -> bool:
+def convict_at_once(self: Outgoing, _seq: int, _clock: float, _now: float) -> bool:
     if self.state != _outgoing.DONE:
         self._finish("no_interest")
     return False
