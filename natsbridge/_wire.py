@@ -222,6 +222,20 @@ def answer_unknown(
     return b"", encode_failure(library_failure("unknown"))
 
 
+_PUB_ACKS = (b'{"stream":', b'{"error":')  # as the server writes them
+
+
+def is_pub_ack(data: bytes) -> bool:
+    """Whether this is what a JetStream stream answers that has captured a request's subject (ADR-22)."""
+    if not data.startswith(_PUB_ACKS) or len(data) > 1024:
+        return False
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value.get("stream"), str) and type(value.get("seq")) is int
+
+
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 BATCH_OVERHEAD = 4  # bytes that each chunk of a batch takes besides its own

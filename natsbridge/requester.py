@@ -336,10 +336,11 @@ class StreamSource:
         if reason == "offline":
             return ClientOfflineError(self.connect_id, "offline")
         if reason == "deadline":
-            return RequestTimeoutError(f"the stream from {self.subject!r} did not end within {self._deadline.timeout} s")
+            limit = self._deadline.timeout
+            return RequestTimeoutError(f"the stream from {self.subject!r} did not end within {limit} s{ended.detail}")
         if reason == "idle":
             limit = self._plain_idle_timeout if self._idle_timeout is None else self._idle_timeout
-            return RequestTimeoutError(f"nothing came from {self.subject!r} for {limit} s")
+            return RequestTimeoutError(f"nothing came from {self.subject!r} for {limit} s{ended.detail}")
         if reason == "no_responders":
             return NoRespondersError(self.subject)
         if reason == "gap":

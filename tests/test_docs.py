@@ -372,7 +372,7 @@ def test_the_protocols_tables_have_every_state_and_message() -> None:
     verbs = {_wire.ACK, _wire.NAK, _wire.CANCEL}
     assert told("_incoming._TABLE") == (
         {_incoming.WAITING, _incoming.NATIVE, _incoming.PLAIN, _incoming.DONE},
-        {*kinds, "unnumbered"},
+        {*kinds, "unnumbered", "pub_ack"},
     )
     assert told("_outgoing._TABLE") == ({_outgoing.RUNNING, _outgoing.ENDING, _outgoing.DONE}, verbs)
     # Each action is explained below its table.
