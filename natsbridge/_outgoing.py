@@ -200,6 +200,28 @@ class Outgoing:
             return Emit(CHUNK, frame.first, frame.chunks[0])
         return Emit(BATCH, frame.first, _wire.encode_batch(frame.chunks))
 
+    def cut_short(self, seq: int, failure: Failure) -> List[Emit]:
+        """Chunk ``seq``, which was taken just now, cannot be sent: end behind the one before it."""
+        self._take_back(seq)
+        self._bytes -= sum(len(chunk) for frame in self._unsent for chunk in frame.chunks)
+        self._unsent.clear()
+        self.pushed = self.sent = self._highest = seq - 1
+        self.acked = min(self.acked, self.sent)
+        self.state = ENDING
+        self.failure = failure
+        self._end_written = True
+        if not self.native:
+            self._finish("ended")
+        return [self._end()]
+
+    def _take_back(self, seq: int) -> None:
+        while self._unacked and self.sent >= seq:
+            frame = self._unacked.pop()
+            if frame.first < seq:
+                self._unacked.append(frame.cut(seq - frame.first))
+            self._unsent.appendleft(frame)
+            self.sent = frame.first - 1
+
     def accept(self) -> Emit:
         return Emit(ACCEPTED, 0)
 
@@ -340,12 +362,7 @@ class Outgoing:
             return []
         self._rewound = (seq, clock)
         self._full_since = None if self._full_since is None else clock  # it could not read what it did not get
-        while self.sent >= seq:
-            frame = self._unacked.pop()
-            if frame.first < seq:
-                self._unacked.append(frame.cut(seq - frame.first))
-            self._unsent.appendleft(frame)
-            self.sent = frame.first - 1
+        self._take_back(seq)
         self._end_written = False
         return []
 

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
 from ._deadline import check_interval, check_timeout
-from .errors import BadHeaderError, BadSubjectError
+from .errors import BadHeaderError, BadSubjectError, MaxPayloadError
 
 Data = Union[bytes, bytearray, memoryview]
 Headers = Optional[Mapping[str, str]]
@@ -149,6 +149,15 @@ def check_headers(headers: object, *, owned: bool = False) -> Optional[Dict[str,
             raise BadHeaderError(f"header {name!r} cannot be encoded as UTF-8: {value!r}", name) from None
         checked[name] = value
     return checked or None
+
+
+def check_command(command: bytes, limit: int) -> Optional[MaxPayloadError]:
+    """Whether a command has become too large since it was built, by the ``max_payload`` of another server."""
+    if len(command) <= limit:
+        return None
+    words = command[: command.index(b"\r\n")].split(b" ")
+    size = int(words[-1])
+    return MaxPayloadError(size, limit, words[1].decode()) if size > limit else None
 
 
 def headers_size(headers: Optional[Mapping[str, str]]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from itertools import takewhile
 from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from nats.aio.msg import Msg
@@ -119,7 +120,7 @@ class StreamSink:
         )
         self._scheduled = False  # the writer has this stream in its queue
         self._retired = False
-        self._denied: Optional[PermissionDeniedError] = None
+        self._denied: Optional[Error] = None
         self._offline_callbacks: List[Callable[[], object]] = []
 
     def open(self) -> None:
@@ -228,7 +229,10 @@ class StreamSink:
 
     def take_frames(self, count: int) -> Tuple[List[bytes], bool]:
         with self._lock:
-            emits = self._outgoing.take(self._link.connection.max_payload, self._link.clock, count)
+            limit = self._link.connection.max_payload - self._chunk_overhead
+            emits = self._outgoing.take(limit, self._link.clock, count)
+            if any(len(emit.payload) > limit for emit in emits):
+                emits = self._cut_short(emits, limit)
             more = self._outgoing.has_work
             self._scheduled = more
             if not self._outgoing.native:
@@ -236,6 +240,15 @@ class StreamSink:
         commands = [self._command(emit) for emit in emits]
         self._retire_if_done()
         return commands, more
+
+    def _cut_short(self, emits: List[Emit], limit: int) -> List[Emit]:
+        """Inside the lock: a chunk was small enough when it was sent, but the server is another one now."""
+        good = list(takewhile(lambda emit: len(emit.payload) <= limit, emits))
+        bad = emits[len(good)]
+        self._denied = MaxPayloadError(len(bad.payload), limit)
+        what = f"a chunk of {len(bad.payload)} bytes exceeds the {limit} that the server accepts now"
+        self._cond.notify_all()
+        return [*good, *self._outgoing.cut_short(bad.seq, _wire.Failure(500, what))]
 
     def _command(self, emit: Emit) -> bytes:
         headers: Optional[Dict[str, str]] = None

@@ -536,6 +536,28 @@ def test_a_plain_requester_can_cancel() -> None:
     assert outgoing.reason == "cancelled"
 
 
+# -- a server that accepts less than the one before ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "plain"])
+@pytest.mark.parametrize("through", [True, False], ids=["ending", "running"])
+def test_a_chunk_that_has_become_too_large_ends_the_stream_behind_the_one_before(native: bool, through: bool) -> None:
+    outgoing = Outgoing(native=native, batches=False, window=8, max_bytes=1000, probe_interval=INTERVAL)
+    for n in range(1, 5):
+        outgoing.push(b"%d" % n, 0.0)
+    if through:
+        outgoing.end()
+    outgoing.take(3, 0.0)
+    assert outgoing.cut_short(2, FAILURE) == [Emit("e", 1, failure=FAILURE)]
+    assert (outgoing.state, outgoing.pushed, outgoing.sent) == (ENDING if native else DONE, 1, 1)
+    assert not outgoing.has_work
+    if native:
+        ack(outgoing, 1)
+        assert outgoing.acked == 1
+        ack(outgoing, 2)
+        assert outgoing.reason == "ended"
+
+
 # -- 503 --------------------------------------------------------------------------------------------------------------
 
 
