@@ -263,7 +263,7 @@ class Incoming:
         return self._gap(seq + 1, repeat=True) if seq > self.received else self._ack(clock)
 
     def _end(self, seq: int, _d: object, _h: object, failure: Optional[Failure], clock: float) -> List[Say]:
-        if seq > self.received and (failure is None or failure.library is None):
+        if seq > self.received and (failure is None or failure.library in _wire.ORDERLY_ENDS):
             return self._gap(seq + 1, repeat=True)  # a responder that gives up by itself sends nothing again
         say = [*self._tell(_wire.encode_ack(seq + 1)), *self._farewell()]
         self._finish(Ended("completed") if failure is None else Ended("error", failure))

@@ -46,6 +46,9 @@ LIBRARY_ENDS = {
     "version": (505, f"the responder speaks version {VERSION} of the stream protocol, and cannot read this request"),
 }
 
+# These come behind all chunks, and those that are missing are sent again; the other words come instead of chunks.
+ORDERLY_ENDS = (None, "abandoned")
+
 _FORBIDDEN = ("$", "natsbridge.")  # nobody may have us publish there, with our rights
 _MAX_NUMBER = 2**53  # numbers stay exact in every language's floats
 _KIND = re.compile(r"([abdpe])(0|[1-9][0-9]{0,15})\Z")

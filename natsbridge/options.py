@@ -13,10 +13,9 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
 from ._deadline import check_interval, check_timeout
+from ._types import Headers
 from .errors import BadHeaderError, BadSubjectError, MaxPayloadError
 
-Data = Union[bytes, bytearray, memoryview]
-Headers = Optional[Mapping[str, str]]
 Servers = Union[str, Sequence[str]]
 ErrorCallback = Callable[[Exception], object]
 
@@ -160,7 +159,7 @@ def check_command(command: bytes, limit: int) -> Optional[MaxPayloadError]:
     return MaxPayloadError(size, limit, words[1].decode()) if size > limit else None
 
 
-def headers_size(headers: Optional[Mapping[str, str]]) -> int:
+def headers_size(headers: Headers) -> int:
     """Bytes that headers add to a message; the server counts them into max_payload."""
     if not headers:
         return 0

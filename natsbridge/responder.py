@@ -15,6 +15,7 @@ from ._deadline import Deadline, check_timeout
 from ._link import Link
 from ._outbox import publish_command
 from ._outgoing import RUNNING, Emit, Outgoing
+from ._types import Data
 from ._waiter import Condition, Lock
 from ._workers import Workers
 from .errors import (
@@ -377,8 +378,8 @@ class ResponseSender:
         """The ``reason`` that ``ClientOfflineError`` carries; None while the client is there, or if it got its end."""
         return self._sink.reason if self._sink.is_offline else None
 
-    def send(self, data: bytes) -> None:
-        """Queue one chunk: bytes, not empty, at most the server's ``max_payload``.
+    def send(self, data: Data) -> None:
+        """Queue one chunk: bytes or another buffer, not empty, at most the server's ``max_payload``.
 
         Returns at once while the requester keeps up; blocks while its window is full (back-pressure), until it reads on or
         is gone. Raises ClientOfflineError when the client is gone, ClosedError after ``end``/``fail`` or when the
@@ -428,7 +429,8 @@ class ResponseSender:
     def detach(self) -> ResponseSender:
         """Let the stream go on after the handler has returned; whoever holds the sender must ``end`` it.
 
-        Returns the sender. A detached sender that is garbage-collected un-ended ends its stream with an error. Raises
+        Returns the sender. A detached sender that is garbage-collected un-ended ends its stream with an error, behind the
+        chunks sent. Raises
         BusyError when the subscriber's ``max_detached`` are open already.
         """
         sink = self._own()
@@ -452,7 +454,7 @@ class ResponseSender:
         # May run inside any lock, in any thread, even the loop's: only leave a note for the loop.
         sink = getattr(self, "_sink", None)
         if sink is not None and sink.detached and sink.running and sink.generation == _fork.generation:
-            sink._link.loop.post_quietly(sink.give_up, "abandoned")
+            sink._link.loop.post_quietly(sink.end, _wire.library_failure("abandoned"))
 
     def __repr__(self) -> str:
         state = self._sink.reason or ("open" if self._sink.running else "ending")

@@ -19,6 +19,7 @@ CONTROL = "_INBOX.link.0123456789abcdef01234567"
 OTHER = "_INBOX.else.76543210fedcba9876543210"
 FAILURE = Failure(418, "teapot")
 STATUS_503 = {"Status": "503"}
+ABANDONED = _wire.encode_failure(_wire.library_failure("abandoned"))
 PUB_ACK = b'{"stream":"REQUESTS","seq":7}'
 
 
@@ -119,6 +120,7 @@ EVENTS: Dict[str, Callable[[Incoming], object]] = {
     "e after a gap": lambda i: give(i, message("e", 5)),
     "e failed": lambda i: give(i, failed(2)),
     "e failed after a gap": lambda i: give(i, failed(5)),
+    "e abandoned after a gap": lambda i: give(i, message("e", 5, headers=ABANDONED)),
     "e of the library": lambda i: give(i, refused("shutdown")),
     "unnumbered data": lambda i: give(i, Arrival(b"x", "")),
     "PubAck": lambda i: give(i, Arrival(PUB_ACK, "")),
@@ -171,6 +173,7 @@ CELLS: Dict[Tuple[str, str], Cell] = {
     ("waiting", "e after a gap"): (DONE, Ended("gap", None, 1, 6), [], 0, 0),
     ("waiting", "e failed"): (DONE, Ended("error", FAILURE), [], 0, 0),
     ("waiting", "e failed after a gap"): (DONE, Ended("error", FAILURE), [], 0, 0),
+    ("waiting", "e abandoned after a gap"): (NATIVE, None, [nak(1, "e5")], 0, 0),
     ("waiting", "e of the library"): (DONE, Ended("error", REFUSED), [ack(1, "e0", probe=False)], 0, 0),
     ("waiting", "unnumbered data"): (PLAIN, None, [], 1, 0),
     ("waiting", "PubAck"): (WAITING, None, [], 0, 0),  # what comes next tells what it was
@@ -205,6 +208,7 @@ CELLS: Dict[Tuple[str, str], Cell] = {
     ("native", "e after a gap"): (NATIVE, None, [nak(3, "e5")], 2, 0),
     ("native", "e failed"): (DONE, Ended("error", FAILURE), [ack(3, "e2", probe=False)], 2, 0),
     ("native", "e failed after a gap"): (NATIVE, None, [nak(3, "e5")], 2, 0),
+    ("native", "e abandoned after a gap"): (NATIVE, None, [nak(3, "e5")], 2, 0),
     ("native", "e of the library"): (DONE, Ended("error", REFUSED), [ack(1, "e0", probe=False)], 2, 0),
     ("native", "unnumbered data"): (NATIVE, None, [], 2, 1),
     ("native", "PubAck"): (NATIVE, None, [], 2, 1),
@@ -239,6 +243,7 @@ CELLS: Dict[Tuple[str, str], Cell] = {
     ("plain", "e after a gap"): (DONE, Ended("gap", None, 3, 6), [], 2, 0),  # a truncated stream must not look complete
     ("plain", "e failed"): (DONE, Ended("error", FAILURE), [], 2, 0),
     ("plain", "e failed after a gap"): (DONE, Ended("error", FAILURE), [], 2, 0),
+    ("plain", "e abandoned after a gap"): (DONE, Ended("error", _wire.library_failure("abandoned")), [], 2, 0),
     ("plain", "e of the library"): (DONE, Ended("error", REFUSED), [], 2, 0),
     ("plain", "unnumbered data"): (PLAIN, None, [], 3, 0),
     ("plain", "PubAck"): (PLAIN, None, [], 3, 0),
@@ -447,7 +452,7 @@ def test_a_refusal_ends_a_stream_that_had_not_begun(word: str) -> None:
     assert incoming.ended == Ended("error", _wire.library_failure(word))
 
 
-@pytest.mark.parametrize("word", sorted(_wire.LIBRARY_ENDS))
+@pytest.mark.parametrize("word", sorted({*_wire.LIBRARY_ENDS} - {*_wire.ORDERLY_ENDS}))
 def test_a_responder_that_gives_up_need_not_have_sent_what_it_counted(word: str) -> None:
     incoming = native(2)
     give(incoming, message("e", 7, headers=_wire.encode_failure(_wire.library_failure(word))))

@@ -152,7 +152,7 @@ class Steps(RuleBasedStateMachine):
         if really and self.requester.running and self.requester.known:
             self.requester.stop(reason)
 
-    @rule(reason=st.sampled_from(["offline", "deadline", "shutdown", "abandoned", "denied"]), which=which, really=seldom)
+    @rule(reason=st.sampled_from(["offline", "deadline", "shutdown", "stalled", "denied"]), which=which, really=seldom)
     def give_up(self, reason: str, which: int, really: bool) -> None:
         responder = self.world.responders[which % len(self.world.responders)]
         if really and responder.running:

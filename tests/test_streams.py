@@ -170,12 +170,11 @@ def test_chunks_as_large_as_max_payload(serve: Serve, pool: Pool) -> None:
 
 def test_mutable_chunks_are_taken_as_they_were(serve: Serve, pool: Pool) -> None:
     def send(request: StreamRequest, sender: ResponseSender) -> None:
-        buffer: Any = bytearray(b"0")
+        buffer = bytearray(b"0")
         for n in range(10):
             buffer[:] = b"%d" % n
             sender.send(buffer)
-        buffer = memoryview(b"view")
-        sender.send(buffer)
+        sender.send(memoryview(b"view"))
 
     assert list(pool.stream(serve(send))) == [b"%d" % n for n in range(10)] + [b"view"]
 
