@@ -353,8 +353,9 @@ class Connection:
         """Settle ``waiter`` once the server has processed what was published before; with the error of what it refused."""
         try:
             await self._round_trips()
-        except nats.errors.Error as error:
-            waiter.fail(ClosedError("the pool was closed before the flush was through") if self._closing else error)
+        except (nats.errors.Error, asyncio.CancelledError) as error:
+            lost = self._closing or isinstance(error, asyncio.CancelledError)
+            waiter.fail(ClosedError("the pool was closed before the flush was through") if lost else error)
             return
         if self._undelivered:
             refused = self._undelivered[0]

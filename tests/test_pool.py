@@ -269,6 +269,25 @@ def test_closing_wakes_who_waits_for_a_server_that_is_silent(unique: str, wait_f
 
 
 @posix_only
+def test_closing_wakes_whose_flush_the_writer_had_in_hand(unique: str, wait_for: WaitFor) -> None:
+    """The socket takes no more: the writer stands in the middle of a piece, with a flush behind each message of it."""
+    with EmbeddedServer() as own:
+        pool = Pool(own.url, timeout=10 * LONG).open()
+
+        def publish_and_flush() -> None:
+            pool.publish(unique, bytes(100_000))
+            pool.flush()
+
+        with frozen(own):
+            flushing = [in_thread(publish_and_flush) for _ in range(100)]
+            wait_for(lambda: pool.stats().connections[0].outbox_messages > 50)
+            pool.close(0.5)
+            for thread, outcome in flushing:
+                thread.join(LONG)
+                assert [type(result) for result in outcome] == [ClosedError]
+
+
+@posix_only
 def test_closing_closes_the_socket_even_if_the_server_is_silent(unique: str) -> None:
     with EmbeddedServer() as own:
         pool = Pool(own.url).open()
