@@ -308,6 +308,15 @@ class Connection:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
+    def _write_now(self, client: Client, data: bytes) -> bool:
+        """Hand ``data`` to the socket if nothing waits ahead of it: nats-py's flusher would do so a loop's round later."""
+        # A WebSocket has no such writer: it frames what it sends.
+        writer: Optional[asyncio.StreamWriter] = getattr(client._transport, "_io_writer", None)
+        if writer is None or client.pending_data_size or writer.transport.get_write_buffer_size():
+            return False
+        writer.transport.write(data)
+        return True
+
     async def write(self, commands: Sequence[bytes]) -> bool:
         """Write complete commands (see ``publish_command``); False when there is no connection to take them.
 
@@ -321,6 +330,8 @@ class Connection:
         data = b"".join(commands)
         self._out_messages += len(commands)
         self._out_bytes += len(data)
+        if self._write_now(client, data):
+            return True
         if client.pending_data_size + len(data) <= _PENDING_BYTES:
             await client._send_command(data)
             if client._flush_queue is not None and client._flush_queue.empty():
