@@ -21,7 +21,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from ._deadline import Deadline
 from ._waiter import Waiter
 from .errors import ClosedError, ConnectError, DisconnectedError, NatsBridgeError, PermissionDeniedError
-from .options import ConnectOptions, redact
+from .options import ConnectOptions, check_command, redact
 
 logger = logging.getLogger("natsbridge")
 
@@ -320,6 +320,7 @@ class Connection:
     async def write(self, commands: Sequence[bytes]) -> bool:
         """Write complete commands (see ``publish_command``); False when there is no connection to take them.
 
+        One that is larger than the server accepts, which ends the connection, is dropped; the next barrier tells of it.
         Waits while more is pending than the socket takes. ``Client.publish`` would build each command anew, on the loop,
         where all threads wait for it: [measured] 2 microseconds of the loop for each, against 0.1 this way.
         """
@@ -327,6 +328,8 @@ class Connection:
         if client is None or not client.is_connected:
             self._down()  # nats-py tells of it only once the old socket is closed
             return False
+        if max(map(len, commands)) > self.max_payload:
+            commands = [command for command in commands if self._fits(command)]
         data = b"".join(commands)
         self._out_messages += len(commands)
         self._out_bytes += len(data)
@@ -346,6 +349,14 @@ class Connection:
         while writer is not None and self.up and writer.transport.get_write_buffer_size() > _PENDING_BYTES:
             await asyncio.wait({self._went_down}, timeout=_RETRY)
         return True
+
+    def _fits(self, command: bytes) -> bool:
+        error = check_command(command, self.max_payload)
+        if error is None:
+            return True
+        self._undelivered.append(error)
+        self._listener.on_error(error)
+        return False
 
     # -- barriers and subscriptions -----------------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ from typing import Any, Coroutine, Deque, List, Mapping, NamedTuple, Optional, P
 from ._deadline import Deadline
 from ._loop import LoopThread
 from ._waiter import Condition, Lock, Waiter
-from .errors import ClosedError, RequestTimeoutError
+from .errors import ClosedError, MaxPayloadError, RequestTimeoutError
+from .options import check_command
 
 ALONE = 4  # frames that a stream may write at once while no other one waits: fewer, larger writes
 _BATCH_MESSAGES = 512  # what the outbox may write before the loop gets to read again
@@ -26,6 +27,8 @@ class Guard(Protocol):
 
     @property
     def gone(self) -> bool: ...
+    def refuse(self, error: MaxPayloadError) -> None:
+        """It cannot be sent any more."""
 
 
 class Guarded(NamedTuple):
@@ -67,6 +70,7 @@ class Wire(Protocol):
     """The connection, as far as the writer sees it."""
 
     up: bool
+    max_payload: int
 
     async def write(self, commands: List[bytes]) -> bool: ...
     async def barrier(self, waiter: Waiter[None]) -> None: ...
@@ -209,10 +213,14 @@ class Outbox:
             if isinstance(item, Barrier):
                 self._start_barrier(wire.barrier(item.waiter))
             elif not item.guard.gone:
-                if not await wire.write([item.command]):
+                error = check_command(item.command, wire.max_payload)
+                if error is not None:
+                    item.guard.refuse(error)
+                elif not await wire.write([item.command]):
                     self._put_back(piece[done:])
                     return
-                item.guard.sent = True
+                else:
+                    item.guard.sent = True
         if batch and not await wire.write(batch):
             self._put_back(batch)
         self._piece = ()

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 import nats
 import pytest
@@ -773,6 +773,14 @@ def test_a_smaller_max_payload_is_honoured(unique: str) -> None:
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reply", [b"reply", bytearray(b"reply"), memoryview(b"reply")], ids=lambda r: type(r).__name__)
+def test_an_answer_may_be_any_buffer(
+    server: EmbeddedServer, pool: Pool, unique: str, reply: Union[bytes, bytearray, memoryview]
+) -> None:
+    with responder(server, unique, lambda message: message.respond(reply)):
+        assert pool.request(unique, timeout=LONG).data == b"reply"
 
 
 def test_a_request_returns_the_first_reply(server: EmbeddedServer, pool: Pool, unique: str) -> None:
