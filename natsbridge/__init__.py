@@ -28,6 +28,7 @@ from .errors import (
     StreamError,
     StreamGapError,
 )
+from .jetstream import JetStream
 from .message import Message
 from .pool import Pool, PoolStats
 from .process import is_client_online, mark_client_offline, mark_client_online
@@ -44,6 +45,7 @@ __all__ = [
     "Pool",
     "Subscriber",
     # what it is handed
+    "JetStream",
     "Message",
     "PoolStats",
     "RegistrationStats",

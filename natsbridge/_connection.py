@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Awaitable, Callable, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple
 
 import nats.errors
-from nats.aio.client import Client, Server
+from nats.aio.client import Client, Server, ServerVersion
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
@@ -428,6 +428,13 @@ class Connection:
         client = self._client
         url = client.connected_url if client is not None and self.up else None
         return None if url is None else redact(url.geturl())
+
+    def server_version(self) -> ServerVersion:
+        """Any thread: of the server connected to, or connected to last."""
+        client = self._client
+        if client is None:
+            raise ClosedError("the pool is closed: it knows no server")
+        return client.connected_server_version
 
     def subscriptions(self) -> int:
         return len(self._subscriptions)

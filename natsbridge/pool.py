@@ -6,15 +6,17 @@ import itertools
 import ssl
 import weakref
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
 
-from . import _fork, presence, process
+from . import _fork, _wire, presence, process
+from ._context import Settings, api_prefix
 from ._deadline import Deadline, check_interval, check_timeout
 from ._link import Link, LinkStats
 from ._outbox import publish_command
 from ._runtime import Runtime
 from ._waiter import Abandoned, Lock, Waiter
 from .errors import ClosedError, MaxPayloadError, RequestTimeoutError
+from .jetstream import JetStream
 from .message import Message
 from .options import (
     ConnectOptions,
@@ -38,6 +40,10 @@ from .registry import OnlineRegistry, online_clients
 from .replies import Replies, ReplyInbox, Sentinel, empty_payload
 from .requester import PendingRequest, ResponseStream, StreamSource
 from .subscription import Handler, Subscription
+
+if TYPE_CHECKING:
+    from nats.aio.client import ServerVersion
+    from nats.aio.msg import Msg
 
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
 
@@ -390,20 +396,25 @@ class Pool:
         data = check_data(data)
         checked = check_headers(headers)
         deadline = Deadline(self._limit(timeout))
+        try:
+            msg = self._ask(subject, data, checked, deadline)
+        except Abandoned:
+            raise RequestTimeoutError(f"no reply came from {subject!r} within {deadline.timeout:g} s") from None
+        return Message(msg.subject, msg.data, msg.reply, msg.headers, respond=self._respond)
+
+    def _ask(self, subject: str, data: bytes, headers: Headers, deadline: Deadline) -> Msg:
+        """One request, checked, and its reply as nats-py parsed it. Raises ``Abandoned`` at the deadline."""
         link = self._link(deadline)
         link.loop.refuse_here()
-        self._check_size(link, data, checked)
+        self._check_size(link, data, headers)
         pending = PendingRequest(link, subject)
         link.register(pending.token, pending, ticking=False)
         try:
-            command = publish_command(subject, data, pending.inbox, checked)
+            command = publish_command(subject, data, pending.inbox, headers)
             link.outbox.publish(command, deadline.remaining(), pending)
-            msg = pending.wait(deadline)
-        except Abandoned:
-            raise RequestTimeoutError(f"no reply came from {subject!r} within {deadline.timeout:g} s") from None
+            return pending.wait(deadline)
         finally:
             link.forget(pending.token)
-        return Message(msg.subject, msg.data, msg.reply, msg.headers, respond=self._respond)
 
     def request_many(
         self,
@@ -503,6 +514,33 @@ class Pool:
             subscription.unsubscribe()
             raise
         return subscription
+
+    def jetstream(
+        self,
+        *,
+        prefix: Optional[str] = None,
+        domain: Optional[str] = None,
+        timeout: Optional[float] = None,
+        publish_retries: int = 2,
+        publish_retry_wait: float = 0.25,
+    ) -> JetStream:
+        """JetStream through this pool; costs nothing and does not connect yet.
+
+        prefix, domain: where JetStream's API is to be found, if not below ``$JS.API``; a domain's is ``$JS.<domain>.API``.
+        timeout: seconds that each call may take; the pool's if None.
+        publish_retries, publish_retry_wait: how often a publish that no stream answered is repeated (a stream may be
+            electing its leader), and after how many seconds (ADR-22).
+
+        Raises TypeError, ValueError, BadSubjectError.
+        """
+        if prefix is not None and domain is not None:
+            raise ValueError("prefix and domain are two ways to say the same thing: pass one of them")
+        settings = Settings(
+            api_prefix(prefix, domain),
+            check_count(publish_retries, "publish_retries", least=0),
+            check_interval(publish_retry_wait, "publish_retry_wait"),
+        )
+        return JetStream(self, settings=settings, timeout=timeout)
 
     # -- streams ------------------------------------------------------------------------------------------------------
 
@@ -669,6 +707,18 @@ class Pool:
             presence.announce(link, self.registry, connect_id, online=online, lease=lease)
 
     # -- looking ------------------------------------------------------------------------------------------------------
+
+    def new_inbox(self) -> str:
+        """A subject below ``inbox_prefix`` that nobody else has, as for the reply of a message; never blocks."""
+        return f"{self._options.inbox_prefix}.{_wire.stream_token()}"
+
+    @property
+    def connected_server_version(self) -> ServerVersion:
+        """The version of the server, with ``major``, ``minor`` and ``patch``; connects on first use.
+
+        Raises ConnectError, ClosedError.
+        """
+        return self._link().connection.server_version()
 
     def stats(self) -> PoolStats:
         """Figures of this moment and totals; never blocks, never connects."""

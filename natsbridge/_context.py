@@ -1,0 +1,91 @@
+"""nats-py's ``JetStreamContext`` over a ``Channel``: what it does itself with asyncio is done anew here."""
+
+from __future__ import annotations
+
+import json
+import time
+from email.parser import BytesParser
+from typing import Any, Dict, NamedTuple, Optional
+
+import nats.js.errors
+from nats.js import api
+from nats.js.client import JetStreamContext
+
+from ._blocking import Channel
+from .errors import NoRespondersError
+from .options import Data, check_subject
+
+
+class Settings(NamedTuple):
+    """What a ``JetStream`` hands on to everything that is made from it."""
+
+    prefix: str = api.DEFAULT_PREFIX
+    retries: int = 2  # how often a publish that no stream answered is repeated (ADR-22)
+    retry_wait: float = 0.25  # seconds in between
+
+
+def api_prefix(prefix: Optional[str], domain: Optional[str]) -> str:
+    """Where JetStream's API is. Raises TypeError, BadSubjectError."""
+    if domain is not None:
+        return f"$JS.{check_subject(domain, 'domain')}.API"
+    return api.DEFAULT_PREFIX if prefix is None else check_subject(prefix, "prefix")
+
+
+class Context(JetStreamContext):
+    """For one call. Its coroutines never suspend; what waits for messages is not here."""
+
+    def __init__(self, channel: Channel, settings: Settings) -> None:
+        # Not super().__init__(): it makes asyncio's locks, which on older Pythons need a loop in this thread.
+        self._nc: Any = channel
+        self._prefix = settings.prefix
+        self._timeout = channel.deadline.timeout or 0.0  # nobody looks: the channel has the deadline
+        self._hdr_parser = BytesParser()
+        self._settings = settings
+
+    async def publish(
+        self,
+        subject: str,
+        payload: Data = b"",
+        timeout: Optional[float] = None,
+        stream: Optional[str] = None,
+        headers: Optional[Dict[str, Any]] = None,
+        msg_ttl: Optional[float] = None,
+    ) -> api.PubAck:
+        """As nats-py's, but: a 503 is tried again (ADR-22), and the caller's headers stay as they are."""
+        headers = publish_headers(headers, stream, msg_ttl)
+        channel: Channel = self._nc
+        retries = self._settings.retries
+        while True:
+            try:
+                msg = await channel.request(subject, payload, headers=headers)
+                return parse_ack(msg.data)
+            except NoRespondersError:
+                left = channel.deadline.remaining()
+                if retries <= 0 or (left is not None and left <= self._settings.retry_wait):
+                    raise nats.js.errors.NoStreamResponseError(f"no stream stores {subject!r}") from None
+            retries -= 1
+            time.sleep(self._settings.retry_wait)
+
+
+def publish_headers(
+    headers: Optional[Dict[str, Any]], stream: Optional[str], msg_ttl: Optional[float]
+) -> Optional[Dict[str, Any]]:
+    """The headers with the expected stream and the message's time to live. Raises ValueError for one that cannot be."""
+    if stream is None and msg_ttl is None:
+        return headers
+    headers = dict(headers or {})
+    if stream is not None:
+        headers[str.__str__(api.Header.EXPECTED_STREAM)] = stream
+    if msg_ttl is not None:
+        if msg_ttl < 1:
+            raise ValueError(f"msg_ttl must be one second or more, not {msg_ttl!r}: the server knows no shorter life")
+        headers[str.__str__(api.Header.MSG_TTL)] = f"{int(msg_ttl)}s"
+    return headers
+
+
+def parse_ack(data: bytes) -> api.PubAck:
+    """A stream's answer to a publish. Raises the error that it holds."""
+    answer = json.loads(data)
+    if "error" in answer:
+        raise nats.js.errors.APIError.from_error(answer["error"])
+    return api.PubAck.from_response(answer)
