@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 
+from ._handling import Consuming
 from ._registration import RegistrationStats
 from .errors import (
     BadHeaderError,
@@ -15,6 +16,7 @@ from .errors import (
     ConnectError,
     DisconnectedError,
     Error,
+    FetchTimeoutError,
     ForkedError,
     LoopThreadError,
     MaxPayloadError,
@@ -29,9 +31,12 @@ from .errors import (
     StreamGapError,
 )
 from .jetstream import JetStream
+from .jsmessage import JetStreamMessage
 from .message import Message
+from .ordered import OrderedConsumer
 from .pool import Pool, PoolStats
 from .process import is_client_online, mark_client_offline, mark_client_online
+from .pulling import PullSubscription
 from .registry import OnlineRegistry, online_clients
 from .replies import Replies
 from .requester import ResponseStream
@@ -45,9 +50,13 @@ __all__ = [
     "Pool",
     "Subscriber",
     # what it is handed
+    "Consuming",
     "JetStream",
+    "JetStreamMessage",
     "Message",
+    "OrderedConsumer",
     "PoolStats",
+    "PullSubscription",
     "RegistrationStats",
     "Replies",
     "ResponseSender",
@@ -68,6 +77,7 @@ __all__ = [
     "ConnectError",
     "DisconnectedError",
     "Error",
+    "FetchTimeoutError",
     "ForkedError",
     "LoopThreadError",
     "MaxPayloadError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from email.parser import BytesParser
@@ -10,10 +11,15 @@ from typing import Any, Dict, NamedTuple, Optional
 import nats.js.errors
 from nats.js import api
 from nats.js.client import JetStreamContext
+from nats.js.manager import _validate_consumer_name, _validate_stream_name
 
+from . import _wire
 from ._blocking import Channel
+from ._deadline import Deadline
 from .errors import NoRespondersError
-from .options import Data, check_subject
+from .options import Data, check_subject, check_subscription
+
+INACTIVE_THRESHOLD = 300.0  # seconds without a reader after which the server deletes a consumer made for a subscription
 
 
 class Settings(NamedTuple):
@@ -29,6 +35,17 @@ def api_prefix(prefix: Optional[str], domain: Optional[str]) -> str:
     if domain is not None:
         return f"$JS.{check_subject(domain, 'domain')}.API"
     return api.DEFAULT_PREFIX if prefix is None else check_subject(prefix, "prefix")
+
+
+class Binding(NamedTuple):
+    """What nats-py found or made when it was asked to subscribe: the messages are read by ours."""
+
+    stream: str
+    consumer: str
+    config: Optional[api.ConsumerConfig]  # of a push consumer
+    owned: bool  # made for this subscription alone
+    inbox: Optional[str]
+    deadline: Deadline
 
 
 class Context(JetStreamContext):
@@ -65,6 +82,42 @@ class Context(JetStreamContext):
                     raise nats.js.errors.NoStreamResponseError(f"no stream stores {subject!r}") from None
             retries -= 1
             time.sleep(self._settings.retry_wait)
+
+    async def pull_subscribe(  # type: ignore[override]
+        self,
+        subject: str,
+        durable: Optional[str] = None,
+        stream: Optional[str] = None,
+        config: Optional[api.ConsumerConfig] = None,
+        **rest: Any,
+    ) -> Binding:
+        """As nats-py's, but the caller's configuration stays as it is, and a consumer of ours outlives a slow reader."""
+        if subject:
+            check_subscription(subject)
+        config = api.ConsumerConfig() if config is None else dataclasses.replace(config)
+        durable = durable or config.durable_name
+        if durable is None and config.inactive_threshold is None:
+            config.inactive_threshold = INACTIVE_THRESHOLD
+        binding: Any = await super().pull_subscribe(subject, durable, stream, config, **rest)
+        found: Binding = binding
+        return found._replace(owned=durable is None)
+
+    async def pull_subscribe_bind(  # type: ignore[override]
+        self,
+        consumer: Optional[str] = None,
+        stream: Optional[str] = None,
+        inbox_prefix: Optional[bytes] = None,
+        pending_msgs_limit: int = 0,
+        pending_bytes_limit: int = 0,
+        name: Optional[str] = None,
+        durable: Optional[str] = None,
+    ) -> Binding:
+        """Only says what to bind to. How much waits is bounded by what is asked for, so the limits are not needed."""
+        _validate_stream_name(stream)
+        consumer = durable or name or consumer
+        _validate_consumer_name(consumer)
+        inbox = None if inbox_prefix is None else f"{inbox_prefix.decode()}{_wire.stream_token()}"
+        return Binding(str(stream), str(consumer), None, False, inbox, self._nc.deadline)
 
 
 def publish_headers(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Tuple
 
 import nats.errors
+import nats.js.errors
 from nats.errors import Error
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ConnectError",
     "DisconnectedError",
     "Error",
+    "FetchTimeoutError",
     "ForkedError",
     "LoopThreadError",
     "MaxPayloadError",
@@ -124,6 +126,10 @@ class NoRespondersError(NatsBridgeError, nats.errors.NoRespondersError):
 
 class RequestTimeoutError(NatsBridgeError, nats.errors.TimeoutError, TimeoutError):
     """A deadline or an idle timeout passed. Also a built-in ``TimeoutError`` and ``nats.errors.TimeoutError``."""
+
+
+class FetchTimeoutError(RequestTimeoutError, nats.js.errors.FetchTimeoutError):
+    """No message came within the time of a ``fetch`` or ``next_msg`` of a consumer; none is lost."""
 
 
 class ConnectError(NatsBridgeError, nats.errors.NoServersError):

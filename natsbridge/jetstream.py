@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Iterator, List, Optional
+import datetime
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, TypeVar, Union
 
 from nats.js import api
+from nats.js.client import JetStreamContext
 from nats.js.manager import JetStreamManager
 
 from ._blocking import Channel, Facade, blocking
-from ._context import Context, Settings
+from ._context import INACTIVE_THRESHOLD, Binding, Context, Settings
+from ._deadline import Deadline
+from .options import check_subscription
+from .ordered import OrderedConsumer, ordered_config
+from .pulling import PullSubscription
 
 if TYPE_CHECKING:
     from .pool import Pool
+
+S = TypeVar("S", bound=PullSubscription)
+
+
+def _pull(js: JetStream, binding: Any) -> PullSubscription:
+    found: Binding = binding
+    subscription = PullSubscription(
+        js, found.stream, found.consumer, owned=found.owned, deadline=found.deadline, inbox=found.inbox
+    )
+    return _started(js, subscription, found.deadline)
+
+
+def _started(js: JetStream, subscription: S, deadline: Deadline) -> S:
+    js._pool._attach_weakly(subscription)
+    try:
+        subscription.start(deadline)
+    except BaseException:
+        subscription.unsubscribe()
+        raise
+    return subscription
 
 
 class JetStream(Facade):
@@ -76,3 +102,44 @@ class JetStream(Facade):
         timeout: seconds for this call, this object's if None.
         """
         return self._call(JetStreamManager.add_consumer, stream, config, limit=timeout, **params)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    pull_subscribe = blocking(JetStreamContext.pull_subscribe, _pull)
+    pull_subscribe_bind = blocking(JetStreamContext.pull_subscribe_bind, _pull)
+
+    def ordered_consumer(
+        self,
+        stream: str,
+        *,
+        filter_subjects: Union[str, Sequence[str]] = (),
+        deliver_policy: api.DeliverPolicy = api.DeliverPolicy.ALL,
+        opt_start_seq: Optional[int] = None,
+        opt_start_time: Optional[datetime.datetime] = None,
+        headers_only: bool = False,
+        inactive_threshold: float = INACTIVE_THRESHOLD,
+        timeout: Optional[float] = None,
+    ) -> OrderedConsumer:
+        """Read a stream in order and without gaps, acknowledging nothing (ADR-17).
+
+        filter_subjects: one subject, or several (nats-server 2.10 and later); all if none is given.
+        deliver_policy, opt_start_seq, opt_start_time, headers_only: as in nats-py's ``ConsumerConfig``.
+        inactive_threshold: seconds without a reader after which the server forgets it; it is then made anew.
+        timeout: seconds for this call, this object's if None.
+
+        Raises nats-py's errors (NotFoundError for a missing stream), TypeError, ValueError, and what every call raises.
+        """
+        subjects = [filter_subjects] if isinstance(filter_subjects, str) else list(filter_subjects)
+        for subject in subjects:
+            check_subscription(subject)
+        config = ordered_config(
+            filter_subject=subjects[0] if len(subjects) == 1 else None,
+            filter_subjects=subjects if len(subjects) > 1 else None,
+            deliver_policy=deliver_policy,
+            opt_start_seq=opt_start_seq,
+            opt_start_time=opt_start_time,
+            headers_only=headers_only,
+            inactive_threshold=inactive_threshold,
+        )
+        deadline = Deadline(self._timeout if timeout is None else self._pool._limit(timeout))
+        return _started(self, OrderedConsumer(self, stream, config, deadline), deadline)

@@ -175,6 +175,15 @@ def check_connect_id(connect_id: object) -> str:
     return connect_id
 
 
+def check_line_text(text: object, name: str) -> str:
+    """A str of at most one line. Raises TypeError or ValueError."""
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a str, not {text!r} ({type(text).__name__})")
+    if "\r" in text or "\n" in text:
+        raise ValueError(f"{name} must be one line, not {text!r}")
+    return text
+
+
 # -- numbers and callables --------------------------------------------------------------------------------------------
 
 

@@ -199,7 +199,7 @@ class Pool:
         self._state = _NEW
         self._runtime: Optional[Runtime] = None
         self._attached: List[Attached] = []
-        self._readers: weakref.WeakSet[Subscription] = weakref.WeakSet()  # end when nobody holds them
+        self._readers: weakref.WeakSet[Attached] = weakref.WeakSet()  # end when nobody holds them
 
     def _after_fork_in_child(self) -> None:
         _fork.park((self._runtime, self._attached, list(self._readers)))
@@ -306,6 +306,18 @@ class Pool:
         with self._lock:
             self._check_not_closed()
             self._attached.append(thing)
+
+    def _attach_weakly(self, thing: Attached) -> None:
+        """End ``thing`` with the pool if somebody still holds it then."""
+        with self._lock:
+            self._check_not_closed()
+            self._readers.add(thing)
+
+    def _report(self, error: Exception) -> None:
+        """Log an error that has no caller to be raised to, and hand it to the ``error_callback``."""
+        runtime = self._runtime
+        if runtime is not None:
+            runtime.report(error)
 
     def _check_not_closed(self) -> None:
         if self._state == _CLOSED:
@@ -505,7 +517,7 @@ class Pool:
             pending_bytes=pending_bytes,
         )
         if handler is None:
-            self._readers.add(subscription)
+            self._attach_weakly(subscription)
         else:
             self._attach(subscription)  # the caller need not hold it
         try:

@@ -20,8 +20,11 @@ LAYERS: List[Set[str]] = [
     {"_connection", "_outbox"},
     {"_link"},
     {"_runtime", "presence", "process", "replies", "requester", "responder", "subscription"},
-    {"_blocking"},
-    {"_context"},
+    {"_blocking", "jsmessage"},
+    {"_context", "_handling", "_pulls"},
+    {"_reading"},
+    {"pulling"},
+    {"ordered"},
     {"jetstream"},
     {"pool"},
     {"_registration"},
@@ -31,11 +34,12 @@ CORE: Dict[str, int] = {module: layer for layer, modules in enumerate(LAYERS) fo
 
 # Who may know the client library below, and who the event loop.
 NATS_CLIENT = {"_connection"}
-NATS_FACADES = {"_blocking", "_context", "jetstream"}  # they reuse what nats-py builds on its client
+NATS_FACADES = {"_blocking", "_context", "jetstream", "ordered", "pulling"}  # they reuse what it builds on its client
 NATS = {  # all the others know the errors and the message that the client hands over
     *NATS_CLIENT,
     *NATS_FACADES,
-    "errors", "_link", "_registration", "presence", "replies", "requester", "responder", "subscription",
+    "errors", "_handling", "_link", "_pulls", "_registration", "jsmessage", "presence", "replies", "requester",
+    "responder", "subscription",
 }  # fmt: skip
 ASYNCIO = {"_loop", "_connection", "_outbox", "_link", "_runtime", "requester", "responder"}
 THREADING = {"_waiter", "_loop", "_workers", "subscriber"}
@@ -125,7 +129,7 @@ def test_who_knows_what(package: str, allowed: Set[str]) -> None:
 
 
 def test_one_module_knows_the_client_of_nats_py() -> None:
-    small = {"nats.errors", "nats.aio.msg"}
+    small = {"nats.errors", "nats.js.errors", "nats.aio.msg"}
     using = {m for m in CORE if any(name.split(".")[0] == "nats" and name not in small for name in outside(m))}
     assert using == NATS_CLIENT | NATS_FACADES
     assert not {m for m in NATS_FACADES if "nats.aio.client" in outside(m)}
@@ -135,8 +139,8 @@ def test_one_module_knows_the_client_of_nats_py() -> None:
 def test_the_core_needs_nothing_but_the_standard_library_and_nats(module: str) -> None:
     standard = {
         "__future__", "_thread", "asyncio", "atexit", "collections", "concurrent", "contextlib", "copy", "dataclasses",
-        "email", "enum", "functools", "hashlib", "inspect", "itertools", "json", "logging", "math", "os", "random", "re",
-        "secrets", "signal", "ssl", "struct", "sys", "threading", "time", "typing", "urllib", "weakref",
+        "datetime", "email", "enum", "functools", "hashlib", "inspect", "itertools", "json", "logging", "math", "os", "random",
+        "re", "secrets", "signal", "ssl", "struct", "sys", "threading", "time", "typing", "urllib", "weakref",
     }  # fmt: skip
     optional = {"uvloop"} if module == "_loop" else {"gevent"} if module == "_waiter" else set()
     roots = {name.split(".")[0] for name in outside(module)}
