@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 
+from ._acks import PublishFuture
 from ._handling import Consuming
 from ._registration import RegistrationStats
 from .errors import (
@@ -23,6 +24,7 @@ from .errors import (
     NatsBridgeError,
     NoRespondersError,
     PermissionDeniedError,
+    PublishManyError,
     RequestTimeoutError,
     ResponderLostError,
     ServerError,
@@ -37,6 +39,7 @@ from .ordered import OrderedConsumer
 from .pool import Pool, PoolStats
 from .process import is_client_online, mark_client_offline, mark_client_online
 from .pulling import PullSubscription
+from .pushing import PushSubscription
 from .registry import OnlineRegistry, online_clients
 from .replies import Replies
 from .requester import ResponseStream
@@ -56,7 +59,9 @@ __all__ = [
     "Message",
     "OrderedConsumer",
     "PoolStats",
+    "PublishFuture",
     "PullSubscription",
+    "PushSubscription",
     "RegistrationStats",
     "Replies",
     "ResponseSender",
@@ -84,6 +89,7 @@ __all__ = [
     "NatsBridgeError",
     "NoRespondersError",
     "PermissionDeniedError",
+    "PublishManyError",
     "RequestTimeoutError",
     "ResponderLostError",
     "ServerError",

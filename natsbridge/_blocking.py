@@ -67,7 +67,7 @@ class Channel:
         check_subscription(subject)  # a consumer's filter is part of a subject, so wildcards are right
         data = check_data(payload, "payload")
         try:
-            return self.pool._ask(subject, data, check_headers(_plain(headers)), self.deadline)
+            return self.pool._ask(subject, data, check_headers(plain_headers(headers)), self.deadline)
         except Abandoned:
             raise self.too_late(f"no reply came from {subject!r}") from None
 
@@ -75,7 +75,7 @@ class Channel:
         self, subject: str, payload: Data = b"", reply: str = "", headers: Optional[Mapping[str, str]] = None
     ) -> None:
         """Never suspends."""
-        self.pool.publish(subject, payload, reply=reply, headers=_plain(headers), timeout=self.deadline.remaining())
+        self.pool.publish(subject, payload, reply=reply, headers=plain_headers(headers), timeout=self.deadline.remaining())
 
     def new_inbox(self) -> str:
         return self.pool.new_inbox()
@@ -92,7 +92,7 @@ class Channel:
         return RequestTimeoutError(f"{self.what} was not through within {self.deadline.timeout:g} s: {why}")
 
 
-def _plain(headers: Optional[Mapping[str, str]]) -> Optional[Dict[str, str]]:
+def plain_headers(headers: Optional[Mapping[str, str]]) -> Optional[Dict[str, str]]:
     """nats-py names its headers with an enum, whose members print differently from one Python to the next."""
     if not isinstance(headers, Mapping):
         return headers

@@ -28,6 +28,7 @@ class Settings(NamedTuple):
     prefix: str = api.DEFAULT_PREFIX
     retries: int = 2  # how often a publish that no stream answered is repeated (ADR-22)
     retry_wait: float = 0.25  # seconds in between
+    max_pending: int = 4000  # how many messages may wait for their acknowledgement at a time
 
 
 def api_prefix(prefix: Optional[str], domain: Optional[str]) -> str:
@@ -82,6 +83,32 @@ class Context(JetStreamContext):
                     raise nats.js.errors.NoStreamResponseError(f"no stream stores {subject!r}") from None
             retries -= 1
             time.sleep(self._settings.retry_wait)
+
+    async def subscribe(  # type: ignore[override]
+        self,
+        subject: str,
+        queue: Optional[str] = None,
+        durable: Optional[str] = None,
+        stream: Optional[str] = None,
+        config: Optional[api.ConsumerConfig] = None,
+        **rest: Any,
+    ) -> Binding:
+        """As nats-py's, but the caller's configuration stays as it is."""
+        check_subscription(subject)
+        config = api.ConsumerConfig() if config is None else dataclasses.replace(config)
+        binding: Any = await super().subscribe(subject, queue, None, durable, stream, config, **rest)
+        found: Binding = binding
+        return found._replace(owned=not (durable or queue or config.durable_name))
+
+    async def subscribe_bind(  # type: ignore[override]
+        self, stream: str, config: api.ConsumerConfig, consumer: str, **_: Any
+    ) -> Binding:
+        """Only says what to bind to."""
+        _validate_stream_name(stream)
+        _validate_consumer_name(consumer)
+        if not config.deliver_subject:
+            raise nats.js.errors.Error(f"consumer {consumer!r} is no push consumer: use pull_subscribe")
+        return Binding(stream, consumer, config, False, None, self._nc.deadline)
 
     async def pull_subscribe(  # type: ignore[override]
         self,

@@ -32,6 +32,8 @@ _LEAST_GRANT = 16 * 1024
 class End(Protocol):
     """What answers to a token below the link's prefix: an end of a stream, or a request waiting for its reply."""
 
+    is_stream: bool
+
     def on_message(self, suffix: str, msg: Msg) -> None:
         """``suffix``: what follows the token in the subject, "" when it is the inbox itself."""
 
@@ -234,7 +236,7 @@ class Link:
             out_bytes=counts["out_bytes"],
             outbox_messages=waiting,
             outbox_bytes=waiting_bytes,
-            streams=len(self._ticking),
+            streams=sum(end.is_stream for end in tuple(self._ticking.values())),
             subscriptions=self.connection.subscriptions(),
             ignored=self._ignored,
         )

@@ -55,6 +55,8 @@ class Pull:
 class Pulls:
     """Requests and messages of one pull consumer. Methods may be called from any thread, ``on_…`` are the loop's."""
 
+    is_stream = False
+
     gives_back = True  # what nobody reads is for others
 
     def __init__(self, link: Link, port: AckPort, inbox: str, next_subject: str) -> None:

@@ -7,11 +7,12 @@ failure, the class here derives from both, so existing ``except`` clauses go on 
 
 from __future__ import annotations
 
-from typing import Any, Tuple
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 import nats.errors
 import nats.js.errors
 from nats.errors import Error
+from nats.js.api import PubAck
 
 __all__ = [
     "BadHeaderError",
@@ -29,6 +30,7 @@ __all__ = [
     "NatsBridgeError",
     "NoRespondersError",
     "PermissionDeniedError",
+    "PublishManyError",
     "RequestTimeoutError",
     "ResponderLostError",
     "ServerError",
@@ -187,6 +189,25 @@ class MaxPayloadError(NatsBridgeError, nats.errors.MaxPayloadError, ValueError):
 
     def _facts(self) -> Tuple[Any, ...]:
         return (self.size, self.limit)
+
+
+class PublishManyError(NatsBridgeError):
+    """Some messages of a ``publish_many`` were not acknowledged.
+
+    ``acks``: the acknowledgement of each message, None for those that failed. ``errors``: what each of these failed with,
+    by its place in the order of messages.
+    """
+
+    def __init__(self, acks: Sequence[Optional[PubAck]], errors: Mapping[int, Exception]) -> None:
+        first = min(errors)
+        super().__init__(
+            f"{len(errors)} of {len(acks)} messages were not acknowledged, number {first} first: {errors[first]}"
+        )
+        self.acks = list(acks)
+        self.errors = dict(errors)
+
+    def _facts(self) -> Tuple[Any, ...]:
+        return (self.acks, self.errors)
 
 
 class SlowConsumerError(NatsBridgeError):

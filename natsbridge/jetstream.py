@@ -1,25 +1,28 @@
-"""``JetStream``: streams, consumers and their messages, blocking."""
+"""``JetStream``: what a program publishes to streams with, and reads them."""
 
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, TypeVar, Union
+from typing import Any, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
 
 from nats.js import api
-from nats.js.client import JetStreamContext
-from nats.js.manager import JetStreamManager
+from nats.js.client import (
+    DEFAULT_JS_SUB_PENDING_BYTES_LIMIT,
+    DEFAULT_JS_SUB_PENDING_MSGS_LIMIT,
+    JetStreamContext,
+)
 
-from ._blocking import Channel, Facade, blocking
-from ._context import INACTIVE_THRESHOLD, Binding, Context, Settings
-from ._deadline import Deadline
-from .options import check_subscription
+from ._blocking import blocking
+from ._context import INACTIVE_THRESHOLD, Binding
+from ._deadline import Deadline, check_timeout
+from ._handling import JetStreamHandler
+from .options import check_callable, check_count, check_subscription
 from .ordered import OrderedConsumer, ordered_config
+from .publishing import Publisher
 from .pulling import PullSubscription
+from .pushing import PushSubscription
 
-if TYPE_CHECKING:
-    from .pool import Pool
-
-S = TypeVar("S", bound=PullSubscription)
+S = TypeVar("S", PullSubscription, OrderedConsumer, PushSubscription)
 
 
 def _pull(js: JetStream, binding: Any) -> PullSubscription:
@@ -40,73 +43,208 @@ def _started(js: JetStream, subscription: S, deadline: Deadline) -> S:
     return subscription
 
 
-class JetStream(Facade):
-    """JetStream through a pool; made by ``Pool.jetstream``, thread-safe, works on in a forked child."""
+def _check_limits(messages: int, size: int) -> Tuple[int, int]:
+    return check_count(messages, "pending_msgs_limit"), check_count(size, "pending_bytes_limit")
 
-    def __init__(self, pool: Pool, *, settings: Settings, timeout: Optional[float]) -> None:
-        super().__init__(pool, timeout)
-        self._settings = settings
 
-    def _native(self, channel: Channel) -> Context:
-        return Context(channel, self._settings)
+class JetStream(Publisher):
+    """JetStream through a pool: streams, consumers and their messages, blocking; made by ``Pool.jetstream``.
 
-    publish = blocking(Context.publish)
-
-    account_info = blocking(JetStreamManager.account_info)
-    find_stream_name_by_subject = blocking(JetStreamManager.find_stream_name_by_subject)
-    stream_info = blocking(JetStreamManager.stream_info)
-    delete_stream = blocking(JetStreamManager.delete_stream)
-    purge_stream = blocking(JetStreamManager.purge_stream)
-
-    consumers_info = blocking(JetStreamManager.consumers_info)
-    delete_consumer = blocking(JetStreamManager.delete_consumer)
-    pause_consumer = blocking(JetStreamManager.pause_consumer)
-    resume_consumer = blocking(JetStreamManager.resume_consumer)
-    reset_consumer = blocking(JetStreamManager.reset_consumer)
-
-    get_msg = blocking(JetStreamManager.get_msg)
-    get_last_msg = blocking(JetStreamManager.get_last_msg)
-    delete_msg = blocking(JetStreamManager.delete_msg)
-
-    def add_stream(self, config: Optional[api.StreamConfig] = None, **params: Any) -> api.StreamInfo:
-        """Create a stream. ``params``: fields of ``StreamConfig``, over those of ``config``."""
-        return self._call(JetStreamManager.add_stream, config, **params)
-
-    def streams_info(self, offset: int = 0) -> List[api.StreamInfo]:
-        """Up to 256 streams, from number ``offset`` on."""
-        return self._call(JetStreamManager.streams_info, offset)
-
-    def streams_info_iterator(self, offset: int = 0) -> Iterator[api.StreamInfo]:
-        """All streams from number ``offset`` on; asks for the next 256 when they are wanted, and may then raise."""
-        while True:
-            streams = self.streams_info(offset)
-            yield from streams
-            offset += len(streams)
-            if not streams:
-                return
-
-    def update_stream(self, config: Optional[api.StreamConfig] = None, **params: Any) -> api.StreamInfo:
-        """Change a stream. ``params`` as in ``add_stream``; what is not given is reset."""
-        return self._call(JetStreamManager.update_stream, config, **params)
-
-    def consumer_info(self, stream: str, consumer: str, timeout: Optional[float] = None) -> api.ConsumerInfo:
-        """A consumer's configuration and state. ``timeout``: seconds for this call, this object's if None."""
-        info: api.ConsumerInfo = self._call(JetStreamManager.consumer_info, stream, consumer, limit=timeout)
-        return info
-
-    def add_consumer(
-        self, stream: str, config: Optional[api.ConsumerConfig] = None, timeout: Optional[float] = None, **params: Any
-    ) -> api.ConsumerInfo:
-        """Create a consumer. ``params``: fields of ``ConsumerConfig``, over those of ``config``.
-
-        timeout: seconds for this call, this object's if None.
-        """
-        return self._call(JetStreamManager.add_consumer, stream, config, limit=timeout, **params)
+    Methods, parameters and errors are those of nats-py's ``JetStreamContext``. Each call has a deadline, ``timeout``
+    seconds from its beginning; ``with_timeout`` gives the same object with another. Thread-safe; in a forked child it
+    works on, but for what was subscribed to before.
+    """
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     pull_subscribe = blocking(JetStreamContext.pull_subscribe, _pull)
     pull_subscribe_bind = blocking(JetStreamContext.pull_subscribe_bind, _pull)
+
+    @overload
+    def subscribe(
+        self,
+        subject: str,
+        *,
+        cb: Optional[JetStreamHandler] = None,
+        stream: Optional[str] = None,
+        config: Optional[api.ConsumerConfig] = None,
+        ordered_consumer: Literal[True],
+        deliver_policy: Optional[api.DeliverPolicy] = None,
+        headers_only: Optional[bool] = None,
+        inactive_threshold: Optional[float] = None,
+        timeout: Optional[float] = None,
+    ) -> OrderedConsumer: ...
+    @overload
+    def subscribe(
+        self,
+        subject: str,
+        queue: Optional[str] = None,
+        cb: Optional[JetStreamHandler] = None,
+        durable: Optional[str] = None,
+        stream: Optional[str] = None,
+        config: Optional[api.ConsumerConfig] = None,
+        manual_ack: bool = False,
+        ordered_consumer: Literal[False] = False,
+        idle_heartbeat: Optional[float] = None,
+        flow_control: bool = False,
+        pending_msgs_limit: int = DEFAULT_JS_SUB_PENDING_MSGS_LIMIT,
+        pending_bytes_limit: int = DEFAULT_JS_SUB_PENDING_BYTES_LIMIT,
+        deliver_policy: Optional[api.DeliverPolicy] = None,
+        headers_only: Optional[bool] = None,
+        inactive_threshold: Optional[float] = None,
+        *,
+        max_workers: int = 1,
+        nak_on_error: bool = True,
+        nak_delay: Optional[float] = None,
+        timeout: Optional[float] = None,
+    ) -> PushSubscription: ...
+    def subscribe(
+        self,
+        subject: str,
+        queue: Optional[str] = None,
+        cb: Optional[JetStreamHandler] = None,
+        durable: Optional[str] = None,
+        stream: Optional[str] = None,
+        config: Optional[api.ConsumerConfig] = None,
+        manual_ack: bool = False,
+        ordered_consumer: bool = False,
+        idle_heartbeat: Optional[float] = None,
+        flow_control: bool = False,
+        pending_msgs_limit: int = DEFAULT_JS_SUB_PENDING_MSGS_LIMIT,
+        pending_bytes_limit: int = DEFAULT_JS_SUB_PENDING_BYTES_LIMIT,
+        deliver_policy: Optional[api.DeliverPolicy] = None,
+        headers_only: Optional[bool] = None,
+        inactive_threshold: Optional[float] = None,
+        *,
+        max_workers: int = 1,
+        nak_on_error: bool = True,
+        nak_delay: Optional[float] = None,
+        timeout: Optional[float] = None,
+    ) -> Union[PushSubscription, OrderedConsumer]:
+        """Subscribe to a push consumer, which is made if there is none of that name; parameters as in nats-py.
+
+        cb: ``cb(message)``, called on threads of its own; without one, iterate the subscription or call ``next_msg``. A
+            message is acknowledged when ``cb`` returns, and given back when it raises, unless it did either itself.
+        manual_ack: True to leave acknowledging to ``cb``.
+        ordered_consumer: True for what ``JetStream.ordered_consumer`` gives: no queue, no durable, nothing to acknowledge.
+        max_workers: how many threads may call ``cb`` at a time; beyond one, messages overtake each other.
+        nak_on_error: False to say nothing when ``cb`` raises; the message comes again after the consumer's ``ack_wait``.
+        nak_delay: seconds after which a message whose ``cb`` failed is delivered again; at once if None.
+        timeout: seconds for this call, this object's if None.
+
+        Raises nats-py's errors (a bound or unfit consumer, no stream for the subject), PermissionDeniedError, TypeError,
+        ValueError, and what every call raises.
+        """
+        if cb is not None:
+            check_callable(cb, "cb")
+        check_count(max_workers, "max_workers")
+        check_timeout(nak_delay, "nak_delay")
+        limits = (
+            check_count(pending_msgs_limit, "pending_msgs_limit"),
+            check_count(pending_bytes_limit, "pending_bytes_limit"),
+        )
+        if ordered_consumer:
+            if queue or durable or flow_control:
+                raise ValueError("an ordered consumer has no queue, no durable name, and needs no flow control")
+            return self._subscribe_ordered(
+                subject,
+                cb,
+                stream,
+                config or api.ConsumerConfig(),
+                deliver_policy,
+                headers_only,
+                inactive_threshold,
+                timeout,
+            )
+        binding: Any = self._call(
+            JetStreamContext.subscribe,
+            subject,
+            queue,
+            durable=durable,
+            stream=stream,
+            config=config,
+            idle_heartbeat=idle_heartbeat,
+            flow_control=flow_control,
+            deliver_policy=deliver_policy,
+            headers_only=headers_only,
+            inactive_threshold=inactive_threshold,
+            limit=timeout,
+        )
+        return self._pushed(binding, limits, cb, manual_ack, max_workers, nak_on_error, nak_delay)
+
+    def subscribe_bind(
+        self,
+        stream: str,
+        config: api.ConsumerConfig,
+        consumer: str,
+        cb: Optional[JetStreamHandler] = None,
+        manual_ack: bool = False,
+        pending_msgs_limit: int = DEFAULT_JS_SUB_PENDING_MSGS_LIMIT,
+        pending_bytes_limit: int = DEFAULT_JS_SUB_PENDING_BYTES_LIMIT,
+        *,
+        max_workers: int = 1,
+        nak_on_error: bool = True,
+        nak_delay: Optional[float] = None,
+    ) -> PushSubscription:
+        """Subscribe to a push consumer that exists, without asking the server for it; parameters as in ``subscribe``."""
+        if cb is not None:
+            check_callable(cb, "cb")
+        check_count(max_workers, "max_workers")
+        check_timeout(nak_delay, "nak_delay")
+        limits = (
+            check_count(pending_msgs_limit, "pending_msgs_limit"),
+            check_count(pending_bytes_limit, "pending_bytes_limit"),
+        )
+        binding: Any = self._call(JetStreamContext.subscribe_bind, stream, config, consumer)
+        return self._pushed(binding, limits, cb, manual_ack, max_workers, nak_on_error, nak_delay)
+
+    def _pushed(
+        self,
+        binding: Binding,
+        limits: Tuple[int, int],
+        cb: Optional[JetStreamHandler],
+        manual_ack: bool,
+        max_workers: int,
+        nak_on_error: bool,
+        nak_delay: Optional[float],
+    ) -> PushSubscription:
+        assert binding.config is not None
+        acks = binding.config.ack_policy not in (api.AckPolicy.NONE, api.AckPolicy.FLOW_CONTROL)
+        subscription = _started(self, PushSubscription(self, binding, limits), binding.deadline)
+        if cb is not None:
+            subscription.handle(
+                cb,
+                max_workers=max_workers,
+                ack=acks and not manual_ack,
+                nak=acks and nak_on_error,
+                nak_delay=nak_delay,
+            )
+        return subscription
+
+    def _subscribe_ordered(
+        self,
+        subject: str,
+        cb: Optional[JetStreamHandler],
+        stream: Optional[str],
+        config: api.ConsumerConfig,
+        deliver_policy: Optional[api.DeliverPolicy],
+        headers_only: Optional[bool],
+        inactive_threshold: Optional[float],
+        timeout: Optional[float],
+    ) -> OrderedConsumer:
+        consumer = self.ordered_consumer(
+            stream or self.find_stream_name_by_subject(subject),
+            filter_subjects=config.filter_subjects or subject,
+            deliver_policy=deliver_policy or config.deliver_policy or api.DeliverPolicy.ALL,
+            opt_start_seq=config.opt_start_seq,
+            opt_start_time=config.opt_start_time,
+            headers_only=bool(headers_only or config.headers_only),
+            inactive_threshold=inactive_threshold or config.inactive_threshold or INACTIVE_THRESHOLD,
+            timeout=timeout,
+        )
+        if cb is not None:
+            consumer.consume(cb)
+        return consumer
 
     def ordered_consumer(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 import nats.errors
 import nats.js.errors
@@ -13,10 +13,8 @@ from . import _wire
 from ._deadline import Deadline
 from ._pulls import Pulls
 from .jsmessage import JetStreamMessage
+from .manager import Manager
 from .pulling import PullSubscription
-
-if TYPE_CHECKING:
-    from .jetstream import JetStream
 
 
 class OrderedPulls(Pulls):
@@ -48,7 +46,7 @@ class OrderedConsumer(PullSubscription):
 
     _pulls: OrderedPulls
 
-    def __init__(self, js: JetStream, stream: str, config: api.ConsumerConfig, deadline: Deadline) -> None:
+    def __init__(self, js: Manager, stream: str, config: api.ConsumerConfig, deadline: Deadline) -> None:
         super().__init__(js, stream, "", owned=True, deadline=deadline)
         self._config = config
         #: Messages that the stream held for this consumer when it was made.

@@ -535,6 +535,7 @@ class Pool:
         timeout: Optional[float] = None,
         publish_retries: int = 2,
         publish_retry_wait: float = 0.25,
+        publish_async_max_pending: int = 4000,
     ) -> JetStream:
         """JetStream through this pool; costs nothing and does not connect yet.
 
@@ -542,6 +543,7 @@ class Pool:
         timeout: seconds that each call may take; the pool's if None.
         publish_retries, publish_retry_wait: how often a publish that no stream answered is repeated (a stream may be
             electing its leader), and after how many seconds (ADR-22).
+        publish_async_max_pending: how many messages of ``publish_async`` may be on their way at a time.
 
         Raises TypeError, ValueError, BadSubjectError.
         """
@@ -551,6 +553,7 @@ class Pool:
             api_prefix(prefix, domain),
             check_count(publish_retries, "publish_retries", least=0),
             check_interval(publish_retry_wait, "publish_retry_wait"),
+            check_count(publish_async_max_pending, "publish_async_max_pending"),
         )
         return JetStream(self, settings=settings, timeout=timeout)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator, List, Optional, Type, TypeVar
+from typing import Iterator, List, Optional, Type, TypeVar
 
 import nats.errors
 import nats.js.errors
@@ -17,10 +17,8 @@ from ._reading import Reader
 from ._waiter import Abandoned
 from .errors import ClosedError, FetchTimeoutError
 from .jsmessage import AckPort, JetStreamMessage
+from .manager import Manager
 from .options import check_callable, check_count
-
-if TYPE_CHECKING:
-    from .jetstream import JetStream
 
 S = TypeVar("S", bound="PullSubscription")
 
@@ -41,7 +39,7 @@ class PullSubscription:
     _pulls_class: Type[Pulls] = Pulls
 
     def __init__(
-        self, js: JetStream, stream: str, consumer: str, *, owned: bool, deadline: Deadline, inbox: Optional[str] = None
+        self, js: Manager, stream: str, consumer: str, *, owned: bool, deadline: Deadline, inbox: Optional[str] = None
     ) -> None:
         """``owned``: the consumer is nobody else's, and is deleted with the subscription."""
         self.stream, self.consumer = stream, consumer

@@ -26,6 +26,7 @@ SAMPLES: List[Tuple[NatsBridgeError, Dict[str, Any]]] = [
     (errors.BusyError("all are busy"), {"message": "all are busy"}),
     (errors.NoRespondersError("a.b"), {"subject": "a.b"}),
     (errors.RequestTimeoutError("no reply came"), {"message": "no reply came"}),
+    (errors.PublishManyError([None], {0: errors.ClosedError("it is closed")}), {}),
     (errors.FetchTimeoutError("no message came"), {"message": "no message came"}),
     (errors.ConnectError("no server"), {"message": "no server"}),
     (errors.DisconnectedError("it broke"), {"message": "it broke"}),

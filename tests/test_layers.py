@@ -21,9 +21,9 @@ LAYERS: List[Set[str]] = [
     {"_link"},
     {"_runtime", "presence", "process", "replies", "requester", "responder", "subscription"},
     {"_blocking", "jsmessage"},
-    {"_context", "_handling", "_pulls"},
-    {"_reading"},
-    {"pulling"},
+    {"_context", "_handling", "_pulls", "_pushed"},
+    {"_acks", "_reading", "manager"},
+    {"publishing", "pulling", "pushing"},
     {"ordered"},
     {"jetstream"},
     {"pool"},
@@ -34,7 +34,9 @@ CORE: Dict[str, int] = {module: layer for layer, modules in enumerate(LAYERS) fo
 
 # Who may know the client library below, and who the event loop.
 NATS_CLIENT = {"_connection"}
-NATS_FACADES = {"_blocking", "_context", "jetstream", "ordered", "pulling"}  # they reuse what it builds on its client
+NATS_FACADES = {  # they reuse what it builds on its client
+    "_acks", "_blocking", "_context", "_pushed", "jetstream", "manager", "ordered", "publishing", "pulling", "pushing",
+}  # fmt: skip
 NATS = {  # all the others know the errors and the message that the client hands over
     *NATS_CLIENT,
     *NATS_FACADES,
@@ -139,8 +141,8 @@ def test_one_module_knows_the_client_of_nats_py() -> None:
 def test_the_core_needs_nothing_but_the_standard_library_and_nats(module: str) -> None:
     standard = {
         "__future__", "_thread", "asyncio", "atexit", "collections", "concurrent", "contextlib", "copy", "dataclasses",
-        "datetime", "email", "enum", "functools", "hashlib", "inspect", "itertools", "json", "logging", "math", "os", "random",
-        "re", "secrets", "signal", "ssl", "struct", "sys", "threading", "time", "typing", "urllib", "weakref",
+        "datetime", "email", "enum", "functools", "hashlib", "inspect", "itertools", "json", "logging", "math", "os",
+        "random", "re", "secrets", "signal", "ssl", "struct", "sys", "threading", "time", "typing", "urllib", "weakref",
     }  # fmt: skip
     optional = {"uvloop"} if module == "_loop" else {"gevent"} if module == "_waiter" else set()
     roots = {name.split(".")[0] for name in outside(module)}
