@@ -7,12 +7,14 @@ failure, the class here derives from both, so existing ``except`` clauses go on 
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence, Tuple
 
 import nats.errors
 import nats.js.errors
 from nats.errors import Error
-from nats.js.api import PubAck
+
+if TYPE_CHECKING:
+    from nats.js.api import PubAck
 
 __all__ = [
     "BadHeaderError",
