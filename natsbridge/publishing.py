@@ -113,5 +113,5 @@ class Publisher(Manager):
         with slot.lock:
             inbox = slot.inbox
             if inbox is None or not inbox.usable:
-                inbox = slot.inbox = AckInbox(self._pool, self._settings)
+                inbox = slot.inbox = AckInbox(self._pool._link(), self._settings)
             return inbox

@@ -31,11 +31,6 @@ from natsbridge.server import EmbeddedServer
 
 
 @pytest.fixture
-def js(pool: Pool) -> JetStream:
-    return pool.jetstream()
-
-
-@pytest.fixture
 def deaf(pool: Pool, unique: str) -> Iterator[JetStream]:
     """JetStream below a prefix where somebody listens, and never answers."""
     with pool.subscribe(f"{unique}.>"):
