@@ -80,7 +80,7 @@ class Reader:
                     elif not wanted and not self._missed_heartbeats(heartbeat):
                         if deadline.passed():
                             raise Abandoned
-                        pulls.cond.wait_slice(deadline.remaining())
+                        pulls.cond.wait_slice(deadline.at_most(heartbeat))
                 if looking:
                     self._look(deadline)
                 elif wanted:
@@ -113,7 +113,8 @@ class Reader:
                     looking, pulls.trouble = pulls.trouble is not None, None
                 if not looking and (under_way or (lingering and deadline.at_most(1.0) <= _MARGIN)):
                     if heartbeat is None or not self._missed_heartbeats(heartbeat):
-                        pulls.cond.wait_slice(deadline.remaining() if pull is None else pull.remaining(deadline))
+                        left = deadline.at_most(_LONGEST) if pull is None else pull.remaining(deadline)
+                        pulls.cond.wait_slice(left if heartbeat is None else min(left, heartbeat))
                     continue
             if looking:
                 self._look(deadline)
