@@ -19,7 +19,7 @@ _EXPIRES = 30.0  # seconds that a request of a reading thread stays with the ser
 _AHEAD = 1.0  # seconds' worth of messages that may wait here for the thread that reads
 _MARGIN = 0.05  # seconds by which the server's time for a request ends before ours (ADR-37)
 _LONGEST = 3600.0  # seconds for one request; a fetch that takes longer repeats it
-_MOMENT = 0.25  # seconds between looks at a consumer that does not answer
+MOMENT = 0.25  # seconds between looks at a consumer that does not answer
 
 
 class Reader:
@@ -164,7 +164,7 @@ class Reader:
 
     def pause(self, deadline: Deadline) -> None:
         """For ``look``: a moment, or until the end."""
-        until = Deadline(deadline.at_most(_MOMENT))
+        until = Deadline(deadline.at_most(MOMENT))
         with self.pulls.cond:
             while not until.passed() and self.pulls.ended is None:
                 self.pulls.cond.wait_slice(until.remaining())
