@@ -8,13 +8,14 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
 
-from . import _fork, _wire, presence, process
+from . import _fork, presence, process
 from ._context import Settings, api_prefix
 from ._deadline import Deadline, check_interval, check_timeout
 from ._link import Link, LinkStats
 from ._outbox import publish_command
 from ._runtime import Runtime
 from ._waiter import Abandoned, Lock, Waiter
+from .connections import Connections
 from .errors import ClosedError, RequestTimeoutError
 from .jetstream import JetStream
 from .message import Message
@@ -34,7 +35,6 @@ from .options import (
     check_size,
     check_subject,
     check_subscription,
-    redact,
 )
 from .registry import OnlineRegistry, online_clients
 from .replies import Replies, ReplyInbox, Sentinel, empty_payload
@@ -42,7 +42,6 @@ from .requester import PendingRequest, ResponseStream, StreamSource
 from .subscription import Handler, Subscription
 
 if TYPE_CHECKING:
-    from nats.aio.client import ServerVersion
     from nats.aio.msg import Msg
 
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
@@ -84,7 +83,7 @@ class PoolStats(NamedTuple):
         return sum(link.streams for link in self.connections)
 
 
-class Pool:
+class Pool(Connections):
     """Connections to NATS behind one background thread; thread-safe, meant to be made once per process and shared.
 
     The constructor only checks its arguments. The pool opens on first use, with ``open()``, or as a context manager, and is
@@ -318,6 +317,11 @@ class Pool:
         runtime = self._runtime
         if runtime is not None:
             runtime.report(error)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` or ``drain`` was called."""
+        return self._state == _CLOSED
 
     def _check_not_closed(self) -> None:
         if self._state == _CLOSED:
@@ -716,18 +720,6 @@ class Pool:
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    def new_inbox(self) -> str:
-        """A subject below ``inbox_prefix`` that nobody else has, as for the reply of a message; never blocks."""
-        return f"{self._options.inbox_prefix}.{_wire.stream_token()}"
-
-    @property
-    def connected_server_version(self) -> ServerVersion:
-        """The version of the server, with ``major``, ``minor`` and ``patch``; connects on first use.
-
-        Raises ConnectError, ClosedError.
-        """
-        return self._link().connection.server_version()
-
     def stats(self) -> PoolStats:
         """Figures of this moment and totals; never blocks, never connects."""
         with self._lock:
@@ -740,7 +732,7 @@ class Pool:
 
     def __repr__(self) -> str:
         stats = self.stats()
-        servers = ", ".join(redact(url) for url in self._options.urls)
+        servers = ", ".join(self._options.redacted())
         return (
             f"<Pool {self.name!r} {servers} {stats.state}: {stats.connected} of {self._size} connected, "
             f"{stats.streams} streams, {stats.subscriptions} subscriptions, {stats.handlers_running} handlers running>"
