@@ -476,6 +476,7 @@ class Pool(Connections):
         *,
         queue: str = "",
         handler: Optional[Handler] = None,
+        max_msgs: int = 0,
         pending_messages: int = 65_536,
         pending_bytes: int = 64 * 1024 * 1024,
         timeout: Optional[float] = None,
@@ -485,6 +486,7 @@ class Pool(Connections):
         queue: the queue group, of whose members one gets each message.
         handler: ``handler(message)``, called for one message at a time, in order, on the pool's handler threads; what it
             raises is logged and reported. Without one, iterate the subscription or call its ``next_msg``.
+        max_msgs: end the subscription after so many messages, 0 for never.
         pending_messages, pending_bytes: how much may wait for a slow reader before newer messages are dropped.
 
         Raises BadSubjectError, PermissionDeniedError, RequestTimeoutError, ConnectError, ClosedError, TypeError or
@@ -495,6 +497,7 @@ class Pool(Connections):
             check_line(subject, check_queue(queue))
         if handler is not None:
             check_callable(handler, "handler")
+        check_count(max_msgs, "max_msgs", least=0)
         check_count(pending_messages, "pending_messages")
         check_count(pending_bytes, "pending_bytes")
         deadline = Deadline(self._limit(timeout))
@@ -510,6 +513,7 @@ class Pool(Connections):
             respond=self._respond,
             on_error=runtime.report,
             on_end=_detach_from(self),
+            max_msgs=max_msgs,
             pending_messages=pending_messages,
             pending_bytes=pending_bytes,
         )
