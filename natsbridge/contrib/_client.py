@@ -8,6 +8,7 @@ from typing import Any, List, Mapping, Optional
 
 from .. import Pool, _fork
 from ..options import Data, Headers
+from ._hangup import watch
 
 Environ = Mapping[str, Any]
 
@@ -56,6 +57,9 @@ class ClientStream:
             )
             held.callback(self.stream.cancel)
             self._loop = pool._loop()
+            unwatch = None if environ is None else watch(self._loop, environ, self.stream.cancel)
+            if unwatch is not None:
+                held.callback(unwatch)
             self._held = held.pop_all()
 
     def next_chunks(self, timeout: Optional[float]) -> Optional[List[bytes]]:
