@@ -47,6 +47,6 @@ def _pick(given: Dict[str, Any], names: List[str]) -> Dict[str, Any]:
 
 def _check_name(name: str) -> None:
     if name not in NAMES:
-        close = difflib.get_close_matches(name, NAMES, 1)
+        close = difflib.get_close_matches(name.upper(), NAMES, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(NAMES))}"
         raise ValueError(f"unknown setting {name!r}: {hint}")
