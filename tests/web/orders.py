@@ -63,6 +63,14 @@ class Worker:
         sender.send(b"one")
         self.silent(order, sender)
 
+    def wait(self, order: Dict[str, Any], sender: ResponseSender) -> None:
+        """A chunk, another one when the test says so, then silence."""
+        sender.send(b"one")
+        while not self.go_on.wait(0.05) and sender.is_online():
+            pass
+        sender.send(b"two")
+        self.silent(order, sender)
+
     def silent(self, order: Dict[str, Any], sender: ResponseSender) -> None:
         if sender.wait_offline(30):
             sender.send(b"too late")
