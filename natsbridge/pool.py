@@ -12,6 +12,7 @@ from . import _fork, presence, process
 from ._context import Settings, api_prefix
 from ._deadline import Deadline, check_interval, check_timeout
 from ._link import Link, LinkStats
+from ._loop import LoopThread
 from ._outbox import publish_command
 from ._runtime import Runtime
 from ._types import Data, Headers
@@ -338,6 +339,10 @@ class Pool(Connections):
             limit = self._options.connect_timeout
             runtime = self._opened(Deadline(limit if deadline is None else deadline.at_most(limit)))
         return runtime.link()
+
+    def _loop(self) -> LoopThread:
+        """The loop thread; the pool opens if need be. Raises ConnectError, ClosedError."""
+        return self._link().loop
 
     def _limit(self, timeout: Optional[float]) -> float:
         """The pool's default for None; infinity becomes a very long time, so that no wait is endless."""
