@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 
+from ._acks import PublishFuture
+from ._handling import Consuming
 from ._registration import RegistrationStats
 from .errors import (
     BadHeaderError,
@@ -15,12 +17,15 @@ from .errors import (
     ConnectError,
     DisconnectedError,
     Error,
+    FetchTimeoutError,
     ForkedError,
     LoopThreadError,
     MaxPayloadError,
     NatsBridgeError,
     NoRespondersError,
+    NoStreamResponseError,
     PermissionDeniedError,
+    PublishManyError,
     RequestTimeoutError,
     ResponderLostError,
     ServerError,
@@ -28,9 +33,14 @@ from .errors import (
     StreamError,
     StreamGapError,
 )
+from .jetstream import JetStream
+from .jsmessage import JetStreamMessage
 from .message import Message
+from .ordered import OrderedConsumer
 from .pool import Pool, PoolStats
 from .process import is_client_online, mark_client_offline, mark_client_online
+from .pulling import PullSubscription
+from .pushing import PushSubscription
 from .registry import OnlineRegistry, online_clients
 from .replies import Replies
 from .requester import ResponseStream
@@ -44,8 +54,15 @@ __all__ = [
     "Pool",
     "Subscriber",
     # what it is handed
+    "Consuming",
+    "JetStream",
+    "JetStreamMessage",
     "Message",
+    "OrderedConsumer",
     "PoolStats",
+    "PublishFuture",
+    "PullSubscription",
+    "PushSubscription",
     "RegistrationStats",
     "Replies",
     "ResponseSender",
@@ -66,12 +83,15 @@ __all__ = [
     "ConnectError",
     "DisconnectedError",
     "Error",
+    "FetchTimeoutError",
     "ForkedError",
     "LoopThreadError",
     "MaxPayloadError",
     "NatsBridgeError",
     "NoRespondersError",
+    "NoStreamResponseError",
     "PermissionDeniedError",
+    "PublishManyError",
     "RequestTimeoutError",
     "ResponderLostError",
     "ServerError",

@@ -7,10 +7,14 @@ failure, the class here derives from both, so existing ``except`` clauses go on 
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence, Tuple
 
 import nats.errors
+import nats.js.errors
 from nats.errors import Error
+
+if TYPE_CHECKING:
+    from nats.js.api import PubAck
 
 __all__ = [
     "BadHeaderError",
@@ -21,12 +25,15 @@ __all__ = [
     "ConnectError",
     "DisconnectedError",
     "Error",
+    "FetchTimeoutError",
     "ForkedError",
     "LoopThreadError",
     "MaxPayloadError",
     "NatsBridgeError",
     "NoRespondersError",
+    "NoStreamResponseError",
     "PermissionDeniedError",
+    "PublishManyError",
     "RequestTimeoutError",
     "ResponderLostError",
     "ServerError",
@@ -122,8 +129,23 @@ class NoRespondersError(NatsBridgeError, nats.errors.NoRespondersError):
         return (self.subject,)
 
 
+class NoStreamResponseError(NatsBridgeError, nats.js.errors.NoStreamResponseError):
+    """No stream stores ``subject``, or the one that does has had no leader for as long as the publish was repeated."""
+
+    def __init__(self, subject: str) -> None:
+        NatsBridgeError.__init__(self, f"no stream stores {subject!r}: the message was not published")
+        self.subject = subject
+
+    def _facts(self) -> Tuple[Any, ...]:
+        return (self.subject,)
+
+
 class RequestTimeoutError(NatsBridgeError, nats.errors.TimeoutError, TimeoutError):
     """A deadline or an idle timeout passed. Also a built-in ``TimeoutError`` and ``nats.errors.TimeoutError``."""
+
+
+class FetchTimeoutError(RequestTimeoutError, nats.js.errors.FetchTimeoutError):
+    """No message came within the time of a ``fetch`` or ``next_msg`` of a consumer; none is lost."""
 
 
 class ConnectError(NatsBridgeError, nats.errors.NoServersError):
@@ -185,6 +207,25 @@ class MaxPayloadError(NatsBridgeError, nats.errors.MaxPayloadError, ValueError):
 
     def _facts(self) -> Tuple[Any, ...]:
         return (self.size, self.limit, self.subject)
+
+
+class PublishManyError(NatsBridgeError):
+    """Some messages of a ``publish_many`` were not acknowledged.
+
+    ``acks``: the acknowledgement of each message, None for those that failed. ``errors``: what each of these failed with,
+    by its place in the order of messages.
+    """
+
+    def __init__(self, acks: Sequence[Optional[PubAck]], errors: Mapping[int, Exception]) -> None:
+        first = min(errors)
+        super().__init__(
+            f"{len(errors)} of {len(acks)} messages were not acknowledged, number {first} first: {errors[first]}"
+        )
+        self.acks = list(acks)
+        self.errors = dict(errors)
+
+    def _facts(self) -> Tuple[Any, ...]:
+        return (self.acks, self.errors)
 
 
 class SlowConsumerError(NatsBridgeError):

@@ -67,6 +67,8 @@ class StreamSink:
     It never refers to its ``ResponseSender``, so that a detached one that nobody holds any more ends its stream.
     """
 
+    is_stream = True
+
     def __init__(
         self,
         link: Link,

@@ -8,6 +8,7 @@ import pickle
 from typing import Any, Dict, List, Tuple, Type
 
 import nats.errors
+import nats.js.errors
 import pytest
 
 import natsbridge
@@ -24,7 +25,10 @@ SAMPLES: List[Tuple[NatsBridgeError, Dict[str, Any]]] = [
     (errors.StreamGapError(3, 5), {"expected": 3, "got": 5}),
     (errors.BusyError("all are busy"), {"message": "all are busy"}),
     (errors.NoRespondersError("a.b"), {"subject": "a.b"}),
+    (errors.NoStreamResponseError("a.b"), {"subject": "a.b"}),
     (errors.RequestTimeoutError("no reply came"), {"message": "no reply came"}),
+    (errors.PublishManyError([None], {0: errors.ClosedError("it is closed")}), {}),
+    (errors.FetchTimeoutError("no message came"), {"message": "no message came"}),
     (errors.ConnectError("no server"), {"message": "no server"}),
     (errors.DisconnectedError("it broke"), {"message": "it broke"}),
     (errors.ClosedError("it is closed"), {"message": "it is closed"}),
@@ -98,6 +102,8 @@ def test_one_root_catches_all(cls: Type[BaseException]) -> None:
         (errors.NoRespondersError, nats.errors.NoRespondersError),
         (errors.RequestTimeoutError, nats.errors.TimeoutError),
         (errors.RequestTimeoutError, TimeoutError),
+        (errors.FetchTimeoutError, nats.js.errors.FetchTimeoutError),
+        (errors.FetchTimeoutError, errors.RequestTimeoutError),
         (errors.ConnectError, nats.errors.NoServersError),
         (errors.DisconnectedError, nats.errors.StaleConnectionError),
         (errors.ClosedError, nats.errors.ConnectionClosedError),

@@ -53,10 +53,17 @@ def test_every_exception_is_exported() -> None:
 def test_the_interface_is_this() -> None:
     """Nothing comes or goes by accident."""
     assert set(natsbridge.__all__) - set(errors.__all__) == {
+        "Consuming",
+        "JetStream",
+        "JetStreamMessage",
         "Message",
         "OnlineRegistry",
+        "OrderedConsumer",
         "Pool",
         "PoolStats",
+        "PublishFuture",
+        "PullSubscription",
+        "PushSubscription",
         "RegistrationStats",
         "Replies",
         "ResponseSender",
