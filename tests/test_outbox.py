@@ -11,6 +11,7 @@ from natsbridge._loop import LoopThread
 from natsbridge._outbox import Outbox
 from natsbridge._outgoing import FRAME_BYTES
 from natsbridge._waiter import Waiter
+from natsbridge.errors import RequestTimeoutError
 
 FEW = 8  # frames that may go first: what was taken already, and a turn
 FRAME = b"f" * FRAME_BYTES
@@ -118,3 +119,23 @@ def test_streams_take_turns_of_one_frame() -> None:
 
     asyncio.run(run())
     assert line.written[:30] == [b"a", b"b", b"c"] * 10
+
+
+def test_a_full_outbox_holds_up_neither_the_protocol_nor_streams() -> None:
+    outbox = Outbox(LoopThread("test-loop"), 100)
+    line = Line()
+
+    async def run() -> None:
+        outbox.open()
+        outbox.publish(b"x" * 100, 0.0)
+        with pytest.raises(RequestTimeoutError, match="was full"):
+            outbox.publish(b"x", 0.0)
+        outbox.control(b"ack")
+        outbox.ready(Once())
+        writing = asyncio.ensure_future(outbox.write(line))
+        while len(line.written) < 3:
+            await asyncio.sleep(0)
+        writing.cancel()
+
+    asyncio.run(run())
+    assert line.written == [b"ack", b"x" * 100, b"chunk"]
