@@ -572,4 +572,5 @@ class World:
         ends = [f"{r.name} {r.reason} {r.outgoing.acked}/{r.outgoing.sent}/{r.outgoing.pushed}" for r in self.responders]
         got = f"{len(self.requester.taken)}+{len(self.requester.unread)}"
         requester = f"requester {self.requester.incoming.state} {self.requester.reason} {got}"
-        return f"<{self.now:.2f} s: {'; '.join([requester, *ends])}; {self.under_way} under way, {self.config}>"
+        how = f"latency {self.latency[1]}, jitter {self.jitter}"
+        return f"<{self.now:.2f} s: {'; '.join([requester, *ends])}; {self.under_way} under way, {how}, {self.config}>"

@@ -142,7 +142,7 @@ def serving(server: EmbeddedServer, unique: str) -> Iterator[Serving]:
     serving.close()
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(messages=st.lists(messages, min_size=20, max_size=60))
 def test_what_strangers_publish_breaks_nothing(
     serving: Serving, messages: List[Tuple[str, str, bytes, str, bytes]]
