@@ -83,7 +83,8 @@ class Incoming:
         self._reply = ""  # its newest reply subject: where everything goes that is said to it
         self._held: Optional[bytes] = None  # from a JetStream stream, unless it turns out to be a plain responder's chunk
         self._relayed = False  # it is in another account, from where no 503 comes
-        self._naked = self._naks = 0  # the chunk last asked for again, and how often
+        self._naked = self._naks = 0  # the chunk last asked for again, and how often the responder can have heeded that
+        self._naked_at = clock
         self._resume = resume
         self._down_since: Optional[float] = None  # when the own connection was lost
         self._probe_interval, self._max_probes = probe_interval, max_probes
@@ -250,7 +251,7 @@ class Incoming:
 
     def _chunks(self, seq: int, chunks: List[bytes], clock: float) -> List[Say]:
         if seq > self.received + 1:
-            return self._gap(seq, repeat=False)
+            return self._gap(seq, clock, repeat=False)
         fresh = chunks[self.received + 1 - seq :]
         if not fresh:
             return self._ack(clock)
@@ -260,11 +261,11 @@ class Incoming:
         return []
 
     def _probe(self, seq: int, _d: object, _h: object, _f: object, clock: float) -> List[Say]:
-        return self._gap(seq + 1, repeat=True) if seq > self.received else self._ack(clock)
+        return self._gap(seq + 1, clock, repeat=True) if seq > self.received else self._ack(clock)
 
     def _end(self, seq: int, _d: object, _h: object, failure: Optional[Failure], clock: float) -> List[Say]:
         if seq > self.received and (failure is None or failure.library in _wire.ORDERLY_ENDS):
-            return self._gap(seq + 1, repeat=True)  # a responder that gives up by itself sends nothing again
+            return self._gap(seq + 1, clock, repeat=True)  # a responder that gives up by itself sends nothing again
         say = [*self._tell(_wire.encode_ack(seq + 1)), *self._farewell()]
         self._finish(Ended("completed") if failure is None else Ended("error", failure))
         return say
@@ -370,18 +371,24 @@ class Incoming:
         self._probed = clock
         return self._ack(clock)
 
-    def _gap(self, got: int, *, repeat: bool) -> List[Say]:
-        """Ask for the first missing chunk: once, and again only when a probe or the end shows it missing still."""
+    def _gap(self, got: int, clock: float, *, repeat: bool) -> List[Say]:
+        """Ask for the first missing chunk: once, and again only when a probe or the end shows it missing still.
+
+        Patience counts what the responder can have heeded: it sends the same again only once an interval.
+        """
         expected = self.received + 1
         if expected != self._naked:
             self._naked, self._naks = expected, 0
         elif not repeat:
             return []
+        elif clock - self._naked_at < self._probe_interval:
+            return self._tell(_wire.encode_nak(expected), probe=True)
         if self._naks >= _MAX_NAKS:
             say = self._cancel()
             self._finish(Ended("gap", expected=expected, got=got))
             return say
         self._naks += 1
+        self._naked_at = clock
         return self._tell(_wire.encode_nak(expected), probe=True)
 
     def _cancel(self, why: str = "") -> List[Say]:

@@ -354,10 +354,10 @@ class Outgoing:
         return self._acknowledge(seq, why, clock)
 
     def _rewind(self, seq: int, _why: str, clock: float) -> List[Emit]:
-        """Send again from ``seq`` on; at most once a probe interval for the same, or it could go on for ever."""
+        """Send again from ``seq`` on; for the same only as often as this end speaks, or it could go on for ever."""
         self._hear(clock)
         again, at = self._rewound
-        if not self.acked < seq <= self.sent or (seq == again and clock - at < self._probe_interval):
+        if not self.acked < seq <= self.sent or (seq == again and clock - at < self._speak_interval):
             self.ignored += 1
             return []
         self._rewound = (seq, clock)

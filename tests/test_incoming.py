@@ -334,10 +334,19 @@ def test_a_probe_that_shows_nothing_missing_is_answered_with_an_ack() -> None:
 
 def test_a_chunk_that_stays_missing_ends_the_stream_with_a_gap() -> None:
     incoming = native(2)
-    for _ in range(_incoming._MAX_NAKS):
-        assert give(incoming, message("p", 5)) == [nak(3, "p5")]
-    assert give(incoming, message("p", 5)) == [cancel("p5")]
+    for n in range(_incoming._MAX_NAKS):
+        assert give(incoming, message("p", 5), n * INTERVAL) == [nak(3, "p5")]
+    assert give(incoming, message("p", 5), _incoming._MAX_NAKS * INTERVAL) == [cancel("p5")]
     assert incoming.ended == Ended("gap", None, 3, 6)
+
+
+def test_asking_more_often_than_the_responder_heeds_costs_no_patience() -> None:
+    """It probes ten times a second while it waits for the window, and sends the same again once a probe interval."""
+    incoming = native(2)
+    for n in range(40):
+        assert give(incoming, message("p", 5), n * INTERVAL / 10) == [nak(3, "p5")]
+    assert give(incoming, message("d", 3, b"three"), 4 * INTERVAL) == []
+    assert incoming.received == 3
 
 
 def test_every_missing_chunk_has_its_own_patience() -> None:
