@@ -78,6 +78,32 @@ class LinkSubscription:
         )
 
 
+class _Client(Client):
+    """nats-py's, but for headers that cannot be read: these end its read loop, or all of a message's are dropped."""
+
+    async def _process_headers(self, headers: bytes) -> Optional[Dict[str, str]]:
+        if not headers:
+            return None
+        parsed: Optional[Dict[str, str]] = None
+        with suppress(Exception):
+            parsed = await super()._process_headers(headers)
+        return parsed or read_headers(headers)
+
+
+def read_headers(block: bytes) -> Optional[Dict[str, str]]:
+    """As much of a message's headers as can be read, so that no failure is taken for an ordinary message."""
+    first, *lines = block.split(b"\r\n")
+    headers: Dict[str, str] = {}
+    status = first.split()[1:2]
+    if status and status[0].isdigit():
+        headers["Status"] = status[0].decode()
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if colon and name and not set(name) & set(b" \t\n\r\v\f"):
+            headers[name.decode("utf-8", "replace")] = value.strip().decode("utf-8", "replace")
+    return headers or None
+
+
 class Connection:
     def __init__(self, name: str, options: ConnectOptions, listener: Listener) -> None:
         self.name = name
@@ -139,7 +165,7 @@ class Connection:
 
         Each server is tried once: nats-py alone would go on for ever, or for minutes.
         """
-        client = Client()
+        client = _Client()
         urls = self._options.urls
         failures: List[Exception] = []
         all_failed: asyncio.Future[None] = asyncio.get_event_loop().create_future()

@@ -945,6 +945,20 @@ def test_closing_ends_streams_with_an_error_on_both_sides(
         subscriber.stream_subscribe_handler(unique, serve)
 
 
+def test_closing_ends_detached_senders(server: EmbeddedServer, pool: Pool, unique: str, wait_for: WaitFor) -> None:
+    keeper = Keeper()
+    with Subscriber(server.url) as subscriber:
+        subscriber.stream_subscribe_handler(unique, keeper)
+        stream = pool.stream(unique)
+        assert next(stream) == b"handler"
+        wait_for(lambda: subscriber.stats()[0].running == 0)
+        subscriber.close()
+        with pytest.raises(ResponderLostError, match="shutting down"):
+            next(stream)
+        with pytest.raises(ClosedError):
+            keeper.senders[0].send(b"x")
+
+
 def test_closing_refuses_what_is_queued(
     worker_pool: Pool, pool: Pool, unique: str, gate: threading.Event, wait_for: WaitFor
 ) -> None:
