@@ -20,14 +20,13 @@ LAYERS: List[Set[str]] = [
     {"_connection", "_outbox"},
     {"_link"},
     {"_runtime", "presence", "process", "replies", "requester", "responder", "subscription"},
-    {"_blocking", "connections", "jsmessage"},
-    {"_context", "_handling", "_pulls", "_pushed"},
+    {"_blocking", "_intake", "_serving", "connections", "jsmessage"},
+    {"_context", "_handling", "_pulls", "_pushed", "_registration"},
     {"_acks", "_reading", "manager"},
     {"publishing", "pulling", "pushing"},
     {"ordered"},
     {"jetstream"},
     {"pool"},
-    {"_registration"},
     {"subscriber"},
 ]
 CORE: Dict[str, int] = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
@@ -41,11 +40,11 @@ NATS_FACADES = {  # they reuse what it builds on its client
 NATS = {  # all the others know the errors and the message that the client hands over
     *NATS_CLIENT,
     *NATS_FACADES,
-    "errors", "_handling", "_link", "_pulls", "_registration", "jsmessage", "presence", "replies", "requester",
-    "responder", "subscription",
+    "errors", "_handling", "_intake", "_link", "_pulls", "_registration", "jsmessage", "presence", "replies",
+    "requester", "responder", "subscription",
 }  # fmt: skip
 ASYNCIO = {"_loop", "_connection", "_outbox", "_link", "_runtime", "requester", "responder"}
-THREADING = {"_waiter", "_loop", "_workers", "subscriber"}
+THREADING = {"_waiter", "_loop", "_workers", "_serving"}
 
 # Tools around the core: they may use all of it, and nothing of it may use them.
 TOOLS: Dict[str, Set[str]] = {
