@@ -6,6 +6,8 @@ import importlib.metadata
 import logging
 
 from ._acks import PublishFuture
+from ._endpoint import ServiceRequest
+from ._group import EndpointGroup
 from ._handling import Consuming
 from ._registration import RegistrationStats
 from .errors import (
@@ -46,6 +48,7 @@ from .registry import OnlineRegistry, online_clients
 from .replies import Replies
 from .requester import ResponseStream
 from .responder import ResponseSender, StreamRequest
+from .service import Service
 from .subscriber import Subscriber
 from .subscription import Subscription
 
@@ -53,9 +56,11 @@ __all__ = [
     # what a program constructs
     "OnlineRegistry",
     "Pool",
+    "Service",
     "Subscriber",
     # what it is handed
     "Consuming",
+    "EndpointGroup",
     "JetStream",
     "JetStreamMessage",
     "Message",
@@ -68,6 +73,7 @@ __all__ = [
     "Replies",
     "ResponseSender",
     "ResponseStream",
+    "ServiceRequest",
     "StreamRequest",
     "Subscription",
     # who is online
