@@ -49,6 +49,7 @@ from .replies import Replies
 from .requester import ResponseStream
 from .responder import ResponseSender, StreamRequest
 from .service import Service
+from .service_client import ServiceClient
 from .subscriber import Subscriber
 from .subscription import Subscription
 
@@ -57,6 +58,7 @@ __all__ = [
     "OnlineRegistry",
     "Pool",
     "Service",
+    "ServiceClient",
     "Subscriber",
     # what it is handed
     "Consuming",

@@ -21,9 +21,9 @@ LAYERS: List[Set[str]] = [
     {"_link"},
     {"_runtime", "presence", "process", "replies", "requester", "responder", "subscription"},
     {"_blocking", "_intake", "_serving", "connections", "jsmessage"},
-    {"_context", "_handling", "_pulls", "_pushed", "_registration", "_discovery", "_endpoint"},
+    {"_context", "_discovery", "_endpoint", "_handling", "_pulls", "_pushed", "_registration"},
     {"_acks", "_group", "_reading", "manager"},
-    {"publishing", "pulling", "pushing", "service"},
+    {"publishing", "pulling", "pushing", "service", "service_client"},
     {"ordered"},
     {"jetstream"},
     {"pool"},
@@ -41,7 +41,7 @@ NATS = {  # all the others know what can be had without the client: errors, mess
     *NATS_CLIENT,
     *NATS_FACADES,
     "errors", "_discovery", "_endpoint", "_group", "_handling", "_intake", "_link", "_pulls", "_registration", "jsmessage",
-    "presence", "replies", "requester", "responder", "service", "subscription",
+    "presence", "replies", "requester", "responder", "service", "service_client", "subscription",
 }  # fmt: skip
 ASYNCIO = {"_loop", "_connection", "_discovery", "_outbox", "_link", "_runtime", "requester", "responder"}
 THREADING = {"_waiter", "_loop", "_workers", "_serving", "service"}

@@ -70,6 +70,7 @@ def test_the_interface_is_this() -> None:
         "ResponseSender",
         "ResponseStream",
         "Service",
+        "ServiceClient",
         "ServiceRequest",
         "StreamRequest",
         "Subscriber",
