@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from ._deadline import check_interval, check_timeout
 from ._types import Headers
+from ._wire import Failure
 from .errors import BadHeaderError, BadSubjectError, MaxPayloadError
 
 Servers = Union[str, Sequence[str]]
@@ -209,6 +210,16 @@ def check_count(value: object, name: str, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
     return value
+
+
+def check_failure(code: object, description: object) -> Failure:
+    """An error for a requester: a code from 0 to 999999 and a text. Raises TypeError or ValueError."""
+    number = check_count(code, "code", 0)
+    if number > 999999:
+        raise ValueError(f"code must be at most 999999, not {number}")
+    if not isinstance(description, str):
+        raise TypeError(f"description must be a str, not {description!r}")
+    return Failure(number, description)
 
 
 def check_callable(value: object, name: str) -> None:

@@ -39,6 +39,7 @@ from .options import (
 from .registry import OnlineRegistry, online_clients
 from .replies import Replies, ReplyInbox, Sentinel, empty_payload
 from .requester import PendingRequest, ResponseStream, StreamSource
+from .service import Service, StatsHandler
 from .subscription import Handler, Subscription
 
 if TYPE_CHECKING:
@@ -293,6 +294,19 @@ class Pool(Connections):
                 self.flush(deadline.remaining())
         finally:
             self.close(deadline.at_most(5.0) if not deadline.passed() else 0.5)
+
+    def close_at_exit(self, timeout: float) -> None:
+        """For the end of the interpreter: services answer the requests that they took, then the pool is closed.
+
+        Takes ``timeout`` seconds at most, of which the last quarter is for closing.
+        """
+        deadline = Deadline(timeout)
+        with self._lock:
+            services = [thing for thing in self._attached if isinstance(thing, Service)]
+        answering = Deadline(0.75 * timeout)
+        for service in services:
+            service._answer_all(answering)
+        self.close(max(deadline.at_most(timeout), 0.25 * timeout))
 
     def __enter__(self) -> Pool:
         return self.open()
@@ -561,6 +575,42 @@ class Pool(Connections):
             check_count(publish_async_max_pending, "publish_async_max_pending"),
         )
         return JetStream(self, settings=settings, timeout=timeout)
+
+    # -- services -----------------------------------------------------------------------------------------------------
+
+    def add_service(
+        self,
+        name: str,
+        version: str,
+        *,
+        description: str = "",
+        metadata: Optional[Mapping[str, str]] = None,
+        queue_group: str = "q",
+        stats_handler: Optional[StatsHandler] = None,
+        max_workers: int = 16,
+        max_queued: int = 16,
+    ) -> Service:
+        """Start a micro service (ADR-32), to which endpoints are then added; returns once it can be found.
+
+        The parameters are those of ``Service``. Raises what it raises, and ConnectError, PermissionDeniedError,
+        RequestTimeoutError, ClosedError.
+        """
+        service = Service(
+            self,
+            name,
+            version,
+            description=description,
+            metadata=metadata,
+            queue_group=queue_group,
+            stats_handler=stats_handler,
+            max_workers=max_workers,
+            max_queued=max_queued,
+        )
+        try:
+            return service.start()
+        except BaseException:
+            service.close()
+            raise
 
     # -- streams ------------------------------------------------------------------------------------------------------
 

@@ -20,14 +20,13 @@ LAYERS: List[Set[str]] = [
     {"_connection", "_outbox"},
     {"_link"},
     {"_runtime", "presence", "process", "replies", "requester", "responder", "subscription"},
-    {"_blocking", "connections", "jsmessage"},
-    {"_context", "_handling", "_pulls", "_pushed"},
-    {"_acks", "_reading", "manager"},
-    {"publishing", "pulling", "pushing"},
+    {"_blocking", "_intake", "_serving", "connections", "jsmessage"},
+    {"_context", "_discovery", "_endpoint", "_handling", "_pulls", "_pushed", "_registration"},
+    {"_acks", "_group", "_reading", "manager"},
+    {"publishing", "pulling", "pushing", "service", "service_client"},
     {"ordered"},
     {"jetstream"},
     {"pool"},
-    {"_registration"},
     {"subscriber"},
 ]
 CORE: Dict[str, int] = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
@@ -38,14 +37,14 @@ NATS_FACADES = {  # they reuse what it builds on its client
     "_acks", "_arguments", "_blocking", "_context", "_pushed", "jetstream", "manager", "ordered", "publishing", "pulling",
     "pushing",
 }  # fmt: skip
-NATS = {  # all the others know the errors and the message that the client hands over
+NATS = {  # all the others know what can be had without the client: errors, messages, a service's figures
     *NATS_CLIENT,
     *NATS_FACADES,
-    "errors", "_handling", "_link", "_pulls", "_registration", "jsmessage", "presence", "replies", "requester",
-    "responder", "subscription",
+    "errors", "_discovery", "_endpoint", "_group", "_handling", "_intake", "_link", "_pulls", "_registration", "jsmessage",
+    "presence", "replies", "requester", "responder", "service", "service_client", "subscription",
 }  # fmt: skip
-ASYNCIO = {"_loop", "_connection", "_outbox", "_link", "_runtime", "requester", "responder"}
-THREADING = {"_waiter", "_loop", "_workers", "subscriber"}
+ASYNCIO = {"_loop", "_connection", "_discovery", "_outbox", "_link", "_runtime", "requester", "responder"}
+THREADING = {"_waiter", "_loop", "_workers", "_serving", "service"}
 
 # Tools around the core: they may use all of it, and nothing of it may use them.
 TOOLS: Dict[str, Set[str]] = {
@@ -136,7 +135,7 @@ def test_who_knows_what(package: str, allowed: Set[str]) -> None:
 
 
 def test_one_module_knows_the_client_of_nats_py() -> None:
-    small = {"nats.errors", "nats.js.errors", "nats.aio.msg"}
+    small = {"nats.errors", "nats.js.errors", "nats.aio.msg", "nats.micro.request", "nats.micro.service"}
     using = {m for m in CORE if any(name.split(".")[0] == "nats" and name not in small for name in outside(m))}
     assert using == NATS_CLIENT | NATS_FACADES
     assert not {m for m in NATS_FACADES if "nats.aio.client" in outside(m)}

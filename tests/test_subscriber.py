@@ -995,7 +995,7 @@ def test_a_request_that_crosses_the_close_does_not_hold_it_up(
 
     subscriber = Subscriber(worker_pool)
     subscriber.stream_subscribe_handler(unique, endless)
-    registration = subscriber._registrations[0]
+    registration = subscriber._all(Registration)[0]
     link = registration._link
     assert link is not None
     assert link.loop._loop is not None
@@ -1006,7 +1006,7 @@ def test_a_request_that_crosses_the_close_does_not_hold_it_up(
     def crossing(self: Workers, deadline: Deadline) -> bool:
         if self is registration._workers:
             assert link.loop._loop is not None
-            asyncio.run_coroutine_threadsafe(registration._on_request(msg), link.loop._loop).result(LONG)
+            asyncio.run_coroutine_threadsafe(registration._on_message(msg), link.loop._loop).result(LONG)
         return close(self, deadline)
 
     monkeypatch.setattr(Workers, "close", crossing)
