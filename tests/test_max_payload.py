@@ -104,7 +104,7 @@ def test_a_stream_whose_chunks_a_new_server_does_not_accept_says_so(
         shrinking.kill()
         wait_for(lambda: worker.stats().connected == 0)
         down.set()
-        wait_for(lambda: senders and senders[0]._sink._outgoing.pushed == 4)
+        wait_for(lambda: senders and senders[0]._sink._outgoing.pushed >= 4)
         shrinking.restart()
         assert next(stream) == b"x" * 10
         with pytest.raises(StreamError, match="a chunk of 1001 bytes exceeds the 1000"):
