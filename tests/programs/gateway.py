@@ -47,6 +47,7 @@ class Gateway:
     def __init__(self, given: Facts) -> None:
         self.pool = Pool(given["url"], **given.get("pool", {})).open()
         self.hold: Dict[str, threading.Event] = {}
+        self.counts: Dict[str, int] = {}  # chunks that were read
         self.streams: Dict[str, Union[ResponseStream, PlainRequest]] = {}
         self.clients: Dict[str, ExitStack] = {}
         self.subscriber = Subscriber(self.pool)
@@ -73,6 +74,7 @@ class Gateway:
             for chunk in stream:
                 complete = complete and chunk.startswith(b"%d" % count)
                 count += 1
+                self.counts[key] = count
                 if count == 1:
                     tell("first", key=key)
                 if count == pause:
@@ -117,9 +119,12 @@ class Gateway:
             stack.enter_context(self.pool.client(order["connect_id"]))
         elif do == "leave":
             self.clients.pop(order["connect_id"]).close()
+        elif do == "request":
+            self.pool.request(order["subject"], b"")
         elif do != "look":
             raise ValueError(f"unknown order {do!r}")
-        return {"connected": self.pool.stats().connected, "streams": self.pool.stats().streams}
+        stats = self.pool.stats()
+        return {"connected": stats.connected, "streams": stats.streams, "counts": dict(self.counts)}
 
 
 def main() -> None:
