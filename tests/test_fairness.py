@@ -16,7 +16,8 @@ from procs import LONG, wait_until
 from proxy import Proxy
 
 from natsbridge import Error, Pool, ResponseSender, StreamRequest, Subscriber
-from natsbridge._outbox import _BATCH_BYTES, FRAME_BYTES
+from natsbridge._outbox import _BATCH_BYTES
+from natsbridge._outgoing import FRAME_BYTES
 from natsbridge.server import EmbeddedServer
 
 SIZE = 16 * 1024  # bytes of each of the flood's chunks and messages
