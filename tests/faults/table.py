@@ -279,21 +279,43 @@ def _in_words(outcome: Outcome, *, requester: bool) -> str:
 
 def documented() -> str:
     """The table as users read it: rows of the same outcome are one."""
-    lines = [["what happens", "while", "with", "the requester", "the worker"], ["---"] * 5]
+    lines: List[List[str]] = []
     for row in TABLE:
-        line = [
-            row.fault,
-            row.where,
-            row.kind or "–",
-            _in_words(row.requester, requester=True),
-            _in_words(row.worker, requester=False),
-        ]
-        if lines[-1][0] == line[0] and lines[-1][2:] == line[2:]:
+        ends = [_in_words(row.requester, requester=True), _in_words(row.worker, requester=False)]
+        line = [row.fault, row.where, row.kind or "–", *ends]
+        if lines and lines[-1][0] == line[0] and lines[-1][2:] == line[2:]:
             lines[-1][1] += f", {row.where}"
         else:
             lines.append(line)
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return _in_markdown(["what happens", "while", "with", "the requester", "the worker"], lines)
+
+
+def documented_elsewhere() -> str:
+    """Of the table that users read: what depends on where the ends are."""
+    lines: List[List[str]] = []
+    by_key = [{(row.fault, row.where, row.kind): row for row in elsewhere(says_503)} for says_503 in (PROMPT, LATE, NEVER)]
+    for key in by_key[-1]:
+        there = [rows_there[key] for rows_there in by_key]
+        for requester in (True, False):
+            outcomes = [row.requester if requester else row.worker for row in there]
+            if outcomes.count(outcomes[0]) < len(outcomes):
+                words = [_in_words(outcome, requester=requester) for outcome in outcomes]
+                line = [key[0], "the requester" if requester else "the worker", *words]
+                if line not in lines:
+                    lines.append(line)
+    head = [
+        "what happens",
+        "who is told",
+        "on one server, in a cluster, across leaf nodes",
+        "across gateways",
+        "across accounts",
+    ]
+    return _in_markdown(["what happens", "who is told", *places], lines)
+
+
+def _in_markdown(head: List[str], lines: List[List[str]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines))
 
 
 if __name__ == "__main__":
-    print(documented())
+    print(documented(), documented_elsewhere(), sep="\n")
