@@ -303,13 +303,7 @@ def documented_elsewhere() -> str:
                 line = [key[0], "the requester" if requester else "the worker", *words]
                 if line not in lines:
                     lines.append(line)
-    head = [
-        "what happens",
-        "who is told",
-        "on one server, in a cluster, across leaf nodes",
-        "across gateways",
-        "across accounts",
-    ]
+    places = ["on one server, in a cluster, across leaf nodes", "across gateways", "across accounts"]
     return _in_markdown(["what happens", "who is told", *places], lines)
 
 
