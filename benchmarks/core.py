@@ -7,6 +7,7 @@ else the machine does meets both; each ratio is the median over the rounds, with
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from contextlib import ExitStack
 from typing import Callable, Dict, List

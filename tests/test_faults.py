@@ -16,7 +16,8 @@ from faults.table import TABLE, Row  # noqa: E402
 
 from natsbridge.server import EmbeddedServer  # noqa: E402
 
-pytestmark = [pytest.mark.process, posix_only]
+# The faults are played once, all rows of each together.
+pytestmark = [pytest.mark.process, posix_only, pytest.mark.xdist_group("faults")]
 
 
 @pytest.fixture(scope="module")
