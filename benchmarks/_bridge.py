@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import sys
 import threading
 import time
+from array import array
 from contextlib import suppress
 from typing import Any, Callable, Dict, List, Tuple
 
-from natsbridge import ClientOfflineError, ClosedError, Pool, ResponseSender, ResponseStream, StreamRequest, Subscriber
+from natsbridge import (
+    ClientOfflineError,
+    ClosedError,
+    Error,
+    Pool,
+    ResponseSender,
+    ResponseStream,
+    StreamRequest,
+    Subscriber,
+)
 
+from ._paced import beats
 from ._peer import serve
-
-
-def threads() -> int:
-    """Threads of this process: all that the system knows of where it tells, else those that Python started."""
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except OSError:
-        return threading.active_count()
+from ._process import resident_bytes, threads
 
 
 class Requester:
@@ -79,6 +82,44 @@ class Requester:
         """Read one stream of ``count`` chunks that hold their time, ``pause`` seconds apart: how old each is when read."""
         stream = self.pool.stream(subject, b"%d %f" % (count, pause))
         return {"seconds": [time.monotonic() - float(chunk) for chunk in stream]}
+
+    def read_many(self, subject: str, streams: int, count: int, pause: float) -> Dict[str, Any]:
+        """Read so many streams at once, each in a thread of its own: how old the chunks were, and the seconds of it all.
+
+        Every stream has ``count`` chunks that hold their time, ``pause`` seconds apart. ``bytes``: of memory before, and
+        half-way; ``open``: streams then.
+        """
+        ages = [array("d") for _ in range(streams)]
+        faults: List[str] = []
+        before = resident_bytes()
+
+        def read(number: int) -> None:
+            try:
+                for chunk in self.pool.stream(subject, b"%d %f" % (count, pause)):
+                    ages[number].append(time.monotonic() - float(chunk))
+            except Error as error:
+                faults.append(f"{type(error).__name__}: {error}")
+
+        readers = [threading.Thread(target=read, args=(number,)) for number in range(streams)]
+        begin = time.monotonic()
+        for reader in readers:
+            reader.start()
+        time.sleep(max(0.0, begin + count * pause / 2 - time.monotonic()))
+        halfway, opened = resident_bytes(), self.pool.stats().streams
+        for reader in readers:
+            reader.join()
+        seconds = time.monotonic() - begin
+        complete = sum(len(each) == count for each in ages)
+        every = sorted(age for each in ages for age in each)
+        return {
+            "open": opened,
+            "complete": complete,
+            "seconds": seconds,
+            "median": every[len(every) // 2],
+            "late": every[len(every) * 99 // 100],
+            "bytes": [before, halfway],
+            "faults": faults[:3],
+        }
 
     def read_on(self, subject: str) -> Dict[str, Any]:
         """Read a stream for ever, in a thread; returns once it is under way."""
@@ -141,6 +182,7 @@ class Worker:
         }
         for subject, handler in handlers.items():
             subscriber.stream_subscribe_handler(subject, handler, max_workers=100)
+        subscriber.stream_subscribe_handler("bench.pace", self._pace, max_workers=1000)
 
     # -- handlers -----------------------------------------------------------------------------------------------------
 
@@ -174,6 +216,12 @@ class Worker:
         for _ in range(int(count)):
             sender.send(b"%.9f" % time.monotonic())
             time.sleep(float(pause))
+
+    @staticmethod
+    def _pace(request: StreamRequest, sender: ResponseSender) -> None:
+        count, pause = request.data.split()
+        for _ in beats(int(count), float(pause)):
+            sender.send(b"%.9f" % time.monotonic())
 
     @staticmethod
     def _hold(_: StreamRequest, sender: ResponseSender) -> None:
@@ -221,6 +269,9 @@ class Worker:
 
     def threads(self) -> Dict[str, Any]:
         return {"threads": threads()}
+
+    def memory(self) -> Dict[str, Any]:
+        return {"bytes": resident_bytes()}
 
 
 def _nothing() -> None:

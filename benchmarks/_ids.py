@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import random
 import sys
 import time
@@ -12,18 +11,7 @@ from typing import Any, Callable, Dict, List, Union
 from natsbridge import OnlineRegistry
 
 from ._peer import serve
-
-
-def resident_bytes() -> int:
-    """Memory that this process has now, or, where the system does not tell, the most that it ever had."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        import resource  # not on Windows, where there is no figure
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+from ._process import resident_bytes
 
 
 def new_id(chance: random.Random) -> str:

@@ -7,6 +7,7 @@ else the machine does meets both; each ratio is the median over the rounds, with
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from contextlib import ExitStack
 from typing import Callable, Dict, List
@@ -25,6 +26,7 @@ from ._table import take_turns as _rounds
 _SIZE = 128  # bytes of a message or chunk
 _LARGE = 64 * 1024
 _STREAMS = 100
+_MANY = 1_000
 _IDS = 1_000_000
 
 
@@ -269,8 +271,55 @@ def slow(settings: Settings) -> List[Line]:
     return [_line("slow", what, _time(times[0]), _time(times[1]), _ratios(times[0], times[1]), 1.5, most=True)]
 
 
+def many(settings: Settings) -> List[Line]:
+    """A thousand streams at once, of one registration, each with ten chunks a second and a thread at either end."""
+    count, pause = max(30, settings.count(100)), 0.1
+    few = {"subject": "bench.pace", "streams": 20, "count": 10, "pause": 0.01}
+    with _peer(settings, "_bridge", "worker") as worker, _peer(settings, "_bridge", "requester") as reader:
+        reader.ask("read_many", **few)  # whatever is made once for all
+        before = int(worker.ask("memory")["bytes"])
+        reader.tell("read_many", **{**few, "streams": _MANY, "count": count, "pause": pause})
+        time.sleep(count * pause / 2)
+        during = int(worker.ask("memory")["bytes"])
+        read = reader.answer()
+    with Peer("_paced") as bare:
+        bare_before = int(bare.ask("start", count=_MANY, beats_each=count, pause=pause)["bytes"])
+        time.sleep(count * pause / 2)
+        thread = (int(bare.ask("memory")["bytes"]) - bare_before) / _MANY
+        bare.ask("join")
+    if read["faults"]:
+        print(f"many: {', '.join(read['faults'])}", file=sys.stderr)
+    what = f"{_MANY:,} streams of {1 / pause:.0f} chunks a second on one registration:"
+    took, age = [float(read["seconds"])], [float(read["median"])]
+    spread = f"99 % ≤ {_time([read['late']])}"
+    times = [took[0] / count / pause]
+    lines = [
+        Line("many", f"{what} {how} ones", f"{number:,}", "–", f"{number / _MANY:.1%}", "exact", "100 %", number == _MANY)
+        for how, number in (("open", int(read["open"])), ("complete", int(read["complete"])))
+    ]
+    lines.append(_line("many", f"{what} all of it", _time(took), _time([count * pause]), times, 2, most=True))
+    lines.append(Line("many", f"{what} median age of a chunk when it is read", _time(age), "–", _time(age), spread))
+    for end, taken in (("worker", during - before), ("reader", read["bytes"][1] - read["bytes"][0])):
+        each, limit = taken / _MANY, 50_000
+        ours, bare_one, result = (f"{figure / 1e3:.1f} kB" for figure in (each, thread, each - thread))
+        met = each - thread < limit
+        lines.append(
+            Line(
+                "many",
+                f"{end}'s memory for each of them, less a bare thread's",
+                ours,
+                bare_one,
+                result,
+                "once",
+                f"< {limit / 1e3:.0f} kB",
+                met,
+            )
+        )
+    return lines
+
+
 ROWS: Dict[str, Callable[[Settings], List[Line]]] = {
-    row.__name__: row for row in (publish, request, kill, registry, threads, check, stream, first, slow)
+    row.__name__: row for row in (publish, request, kill, registry, threads, many, check, stream, first, slow)
 }
 
 

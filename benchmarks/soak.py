@@ -1,7 +1,8 @@
 """A soak: many short streams and some cancelled ones, while the server is restarted at random; prints what is left.
 
 ``python -m benchmarks.soak [--streams 10000] [--cancelled 200] [--restarts 10]``. Every stream must be complete and in
-order, or raise; after all of them threads, descriptors, tasks and tokens must be where they were. Exit code 1 otherwise.
+order, or raise; after all of them threads, descriptors, tasks, tokens, the server's subscriptions and memory must be where
+they were. Exit code 1 otherwise.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import json
 import os
 import random
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from typing import Dict, List
+from typing import Dict, List, NamedTuple
 
 import psutil
 
@@ -26,6 +28,8 @@ from natsbridge.server import EmbeddedServer
 CHUNKS = 20
 READERS = 16
 RESUME = 10.0
+MEMORY = "RSS MiB"
+ROOM_MIB = 10  # what memory may grow by: allocators keep some of what was free in between
 
 
 def handler(request: StreamRequest, sender: ResponseSender) -> None:
@@ -72,8 +76,8 @@ def one_cancelled(pool: Pool) -> str:
     return "cancelled"
 
 
-def counts(pools: List[Pool]) -> Dict[str, int]:
-    """What could grow: this process's threads and descriptors, and what the pools keep."""
+def counts(pools: List[Pool], server: EmbeddedServer) -> Dict[str, int]:
+    """What could grow: in this process, in what the pools keep, and at the server."""
     gc.collect()
     links = [link for pool in pools if pool._runtime is not None for link in pool._runtime.links]
 
@@ -81,6 +85,8 @@ def counts(pools: List[Pool]) -> Dict[str, int]:
         return len(asyncio.all_tasks())
 
     process = psutil.Process()
+    with urllib.request.urlopen(f"{server.monitor_url}/subsz", timeout=5) as page:
+        subscriptions = int(json.load(page)["num_subscriptions"])
     return {
         "threads": threading.active_count(),
         "descriptors": process.num_fds() if hasattr(process, "num_fds") else 0,
@@ -89,18 +95,69 @@ def counts(pools: List[Pool]) -> Dict[str, int]:
         "tasks": sum(
             asyncio.run_coroutine_threadsafe(tasks(), link.loop._loop).result(5) for link in links if link.loop._loop
         ),
-        "RSS MiB": process.memory_info().rss // 2**20,
+        "subscriptions": subscriptions,
+        MEMORY: process.memory_info().rss // 2**20,
     }
 
 
-def settle(pools: List[Pool], before: Dict[str, int], seconds: float) -> Dict[str, int]:
-    """The counts once nothing but memory is above what it was, or after ``seconds``."""
+def grown(before: Dict[str, int], now: Dict[str, int]) -> List[str]:
+    """The names of the counts that are above what they were; memory may be, by a little."""
+    return [key for key, value in now.items() if value > before[key] + (ROOM_MIB if key == MEMORY else 0)]
+
+
+def settle(pools: List[Pool], server: EmbeddedServer, before: Dict[str, int], seconds: float) -> Dict[str, int]:
+    """The counts once none is above what it was, or after ``seconds``."""
     until = time.monotonic() + seconds
     while True:
-        now = counts(pools)
-        if all(now[key] <= before[key] for key in before if key != "RSS MiB") or time.monotonic() >= until:
+        now = counts(pools, server)
+        if not grown(before, now) or time.monotonic() >= until:
             return now
         time.sleep(0.2)
+
+
+class Size(NamedTuple):
+    streams: int
+    cancelled: int
+    restarts: int
+
+
+WARM_UP = Size(500, 50, 1)
+
+
+class Round:
+    """Streams in random order, read by a few threads, with a restart of the server now and then."""
+
+    def __init__(self, server: EmbeddedServer, pool: Pool, chance: random.Random, size: Size) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._server, self._pool = server, pool
+        cancelled = set(chance.sample(range(size.streams + size.cancelled), size.cancelled))
+        self._jobs = ((number, number in cancelled) for number in range(size.streams + size.cancelled))
+        self._restarts = set(chance.sample(range(size.streams + size.cancelled), size.restarts))
+        self._lock = threading.Lock()  # guards the jobs and the outcomes
+        self._restarting = threading.Lock()
+
+    def play(self) -> float:
+        """Do it all; the seconds that it took."""
+        began = time.monotonic()
+        readers = [threading.Thread(target=self._read) for _ in range(READERS)]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        return time.monotonic() - began
+
+    def _read(self) -> None:
+        while True:
+            with self._lock:
+                number, cancel = next(self._jobs, (-1, False))
+            if number < 0:
+                return
+            if number in self._restarts:
+                with self._restarting:
+                    self._server.restart()
+            outcome = one_cancelled(self._pool) if cancel else one_stream(self._pool, RESUME if number % 2 else 0.0)
+            with self._lock:
+                self.outcomes[outcome] += 1
 
 
 def main() -> int:
@@ -111,48 +168,28 @@ def main() -> int:
     parser.add_argument("--restarts", type=int, default=10)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     given = parser.parse_args()
+    size = Size(given.streams, given.cancelled, given.restarts)
     chance = random.Random(given.seed)
-    print(f"seed {given.seed}: {given.streams} streams, {given.cancelled} cancelled, {given.restarts} restarts")
-    with EmbeddedServer() as server, Pool(server.url, reconnect_time_wait=0.2) as pool, Pool(
+    print(f"seed {given.seed}: {size.streams} streams, {size.cancelled} cancelled, {size.restarts} restarts", flush=True)
+    with EmbeddedServer(http=True) as server, Pool(server.url, reconnect_time_wait=0.2) as pool, Pool(
         server.url, reconnect_time_wait=0.2
     ) as worker, Subscriber(worker, max_workers=2 * READERS, max_queued=1000) as subscriber:
         subscriber.stream_subscribe_handler("soak", handler)
-        with ThreadPoolExecutor(READERS) as readers:  # whatever is made once for all
-            list(readers.map(lambda _: one_stream(pool, 0.0), range(200)))
-        before = settle([pool, worker], dict.fromkeys(counts([pool, worker]), 0), 15.0)
-        jobs = [one_stream] * given.streams + [one_cancelled] * given.cancelled
-        chance.shuffle(jobs)
-        turns = sorted(chance.sample(range(len(jobs)), min(given.restarts, len(jobs))))
-        outcomes: Counter[str] = Counter()
-        lock = threading.Lock()
-        done = 0
-
-        def work(index: int) -> None:
-            nonlocal done
-            job = jobs[index]
-            outcome = one_cancelled(pool) if job is one_cancelled else one_stream(pool, RESUME if index % 2 else 0.0)
-            with lock:
-                outcomes[outcome] += 1
-                done += 1
-                restart = bool(turns) and done >= turns[0]
-                if restart:
-                    turns.pop(0)
-            if restart:
-                server.restart()
-
-        began = time.monotonic()
-        with ThreadPoolExecutor(READERS) as readers:
-            list(readers.map(work, range(len(jobs))))
-        print(f"{len(jobs)} streams in {time.monotonic() - began:.1f} s: {dict(outcomes)}")
-        after = settle([pool, worker], before, 20.0)
+        pools = [pool, worker]
+        Round(server, pool, chance, WARM_UP).play()  # whatever is made once for all
+        before = settle(pools, server, dict.fromkeys(counts(pools, server), 0), 12.0)  # idle handler threads end meanwhile
+        main_round = Round(server, pool, chance, size)
+        seconds = main_round.play()
+        print(f"{size.streams + size.cancelled} streams in {seconds:.1f} s: {dict(main_round.outcomes)}")
+        after = settle(pools, server, before, 20.0)
         for key, value in after.items():
             print(f"{key:>14}: {before[key]} before, {value} after")
         stats = subscriber.stats()[0]
-        print(f"       handlers: {stats.running} running, {stats.queued} queued, {stats.ending} streams ending")
-    wrong = outcomes["WRONG ORDER"] + outcomes["TRUNCATED"]
-    grown = [key for key in after if key != "RSS MiB" and after[key] > before[key]]
-    if wrong or grown or stats.running or stats.queued or stats.ending:
-        print(f"FAILED: {wrong} wrong streams; grown: {grown}")
+        print(f"      handlers: {stats.running} running, {stats.queued} queued, {stats.ending} streams ending")
+    wrong = main_round.outcomes["WRONG ORDER"] + main_round.outcomes["TRUNCATED"]
+    more = grown(before, after)
+    if wrong or more or stats.running or stats.queued or stats.ending:
+        print(f"FAILED: {wrong} wrong streams; grown: {more}")
         return 1
     print("flat: nothing was left")
     return 0

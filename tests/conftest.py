@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.request
 import uuid
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional
 
 import pytest
@@ -53,9 +53,9 @@ class Monitor:
         return [subject for connection in self.connections(name) for subject in connection.get("subscriptions_list", ())]
 
 
-@pytest.fixture(autouse=True)
-def _no_thread_left() -> Iterator[None]:
-    """No test may leave a thread of natsbridge behind."""
+@contextmanager
+def no_thread_left() -> Iterator[None]:
+    """Of natsbridge, what was started meanwhile must end, within a few seconds."""
     before = set(threading.enumerate())
     yield
 
@@ -69,6 +69,13 @@ def _no_thread_left() -> Iterator[None]:
         if time.monotonic() >= deadline:
             pytest.fail(f"threads are left after the test: {left()}")
         time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left() -> Iterator[None]:
+    """No test may leave a thread of natsbridge behind."""
+    with no_thread_left():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Tuple, Type
 
 import pytest
-from procs import Child, StartProgram, posix_only, resident_bytes, wait_until
+from procs import Child, StartProgram, posix_only, wait_until
 
 from natsbridge import (
     BusyError,
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from natsbridge.testing import ServerFactory
 
 pytestmark = [pytest.mark.process, posix_only]
-
-linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 QUICK = 0.2  # a probe interval
 GIVEN_UP = 4 * QUICK  # an interval of silence, and three probes with one each
@@ -577,35 +574,6 @@ def test_a_waiting_request_whose_client_left_is_never_started(
 
 
 # -- a slow reader ------------------------------------------------------------------------------------------------------
-
-
-@linux_only
-def test_a_slow_reader_holds_the_worker_back(server: EmbeddedServer, start_program: StartProgram, unique: str) -> None:
-    """25 MiB wait in the worker's handler, not in anybody's memory; then everything arrives."""
-    size, count, window = 64 * 1024, 400, 1024 * 1024
-    worker = start_worker(start_program, server, unique, size=size, count=count)
-    gateway = start_program("gateway", url=server.url)
-    gateway.hear("ready")
-    gateway.ask("stream", subject=f"{unique}.some", key="other")
-    assert gateway.hear("over", key="other")["count"] == count  # code and buffers that are needed in any case
-    before = [resident_bytes(child.pid) for child in (worker, gateway)]
-
-    gateway.ask("stream", subject=f"{unique}.some", key="key", pause=1)
-    gateway.hear("paused", key="key")
-    most = window // size + 1  # what the window holds, and the chunk that was read
-    wait_until(lambda: worker.ask("look")["runs"]["key"]["sent"] >= most - 1, what="a full window")
-    gateway.ask("stream", subject=f"{unique}.slow", key="beside")  # the same connection, and it is not held up
-    gateway.hear("first", key="beside")
-    gateway.ask("stream", subject=f"{unique}.some", key="another")
-    assert gateway.hear("over", key="another")["count"] == count
-    assert worker.ask("look")["runs"]["key"]["sent"] <= most
-    assert running(worker, f"{unique}.some") == 1, "the handler waits in send()"
-    growth = [resident_bytes(child.pid) - at_first for child, at_first in zip((worker, gateway), before)]
-    assert max(growth) < window + 12 * 1024 * 1024
-
-    gateway.ask("release", key="key")
-    over = gateway.hear("over", key="key")
-    assert (over["reason"], over["count"], over["complete"]) == ("completed", count, True)
 
 
 def test_a_slow_reader_may_take_longer_than_the_probes(

@@ -12,23 +12,26 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from typing import Callable, Dict, Iterator
+from typing import Callable, Dict, Iterator, Optional
 
 from lines import Facts, options, orders, tell
 
 import natsbridge
-from natsbridge import ClientOfflineError, Pool, ResponseSender, StreamError, StreamRequest, Subscriber
+from natsbridge import ClientOfflineError, Message, Pool, ResponseSender, StreamError, StreamRequest, Subscriber
 
 PATIENCE = 60.0  # seconds: longer than any test
+SECRET = "the secret of the handler"
 
 
 class Run:
     """One request that is being served. ``sent``: chunks; ``last``: when ``send`` returned last."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, key: str, size: int) -> None:
+        self.key = key
         self.sent = 0
         self.last = 0.0
-        self.proceed = threading.Event()  # what the manner "wait" waits for
+        self.proceed = threading.Event()  # the order to go on, or to come to an end
+        self.error: Optional[str] = None  # what to raise at the end
         self._size = size
 
     def chunk(self) -> bytes:
@@ -42,6 +45,11 @@ class Run:
         sender.send(self.chunk())
         self.count()
 
+    def wait(self, sender: ResponseSender) -> None:
+        """Until the order comes, or the stream is over."""
+        while not self.proceed.is_set() and sender.is_online():
+            sender.wait_offline(0.02)
+
     def facts(self) -> Facts:
         return {"sent": self.sent, "last": self.last}
 
@@ -52,16 +60,18 @@ class Worker:
         self.runs: Dict[str, Run] = {}
         self.pool = Pool(given["url"], **given.get("pool", {}))
         self.subscriber = Subscriber(self.pool, **given.get("subscriber", {}))
-        endless = (self.fast, self.slow, self.silent, self.callback)
-        for manner in (*endless, self.some, self.paced, self.wait, self.broken, self.refusing):
+        endless = (self.fast, self.slow, self.mute, self.quiet, self.silent, self.callback)
+        for manner in (*endless, self.some, self.paced, self.wait, self.ending, self.broken, self.refusing):
             self.subscriber.stream_subscribe_handler(f"{given['subject']}.{manner.__name__}", self.watched(manner))
         self.subscriber.stream_subscribe_handler(f"{given['subject']}.generator", self.generator)
+        self.pool.subscribe(f"{given['subject']}.bare", handler=self.bare)
         if given.get("listen"):
             self.subscriber.start_client_offline_listener()
 
     def begin(self, request: StreamRequest) -> Run:
-        run = self.runs[request.data.decode()] = Run(self.given.get("size", 0))
-        tell("started", key=request.data.decode(), connect_id=request.connect_id, remaining=request.remaining())
+        key = request.data.decode()
+        run = self.runs[key] = Run(key, self.given.get("size", 0))
+        tell("started", key=key, connect_id=request.connect_id, remaining=request.remaining())
         return run
 
     def watched(self, manner: Callable[[Run, ResponseSender], None]) -> Callable[[StreamRequest, ResponseSender], None]:
@@ -70,6 +80,9 @@ class Worker:
             ended: Facts = {"reason": None, "error": None}
             try:
                 manner(run, sender)
+                if run.error is not None:
+                    raise StreamError(418, "short and stout") if run.error == "StreamError" else ValueError(SECRET)
+                ended["reason"] = sender.offline_reason
             except ClientOfflineError as error:
                 ended = {"reason": error.reason, "error": type(error).__name__, "connect_id": error.connect_id}
                 raise
@@ -84,13 +97,32 @@ class Worker:
     # -- manners ------------------------------------------------------------------------------------------------------
 
     def fast(self, run: Run, sender: ResponseSender) -> None:
-        while True:
+        while not run.proceed.is_set():
             run.send(sender)
 
     def slow(self, run: Run, sender: ResponseSender) -> None:
-        while True:
+        while not run.proceed.is_set():
             run.send(sender)
             time.sleep(0.05)
+
+    def mute(self, run: Run, sender: ResponseSender) -> None:
+        """Nothing, until it is ordered; then a chunk."""
+        run.wait(sender)
+        run.send(sender)
+
+    def quiet(self, run: Run, sender: ResponseSender) -> None:
+        """A chunk, and nothing more until it is ordered; then another one."""
+        run.send(sender)
+        run.wait(sender)
+        run.send(sender)
+
+    def ending(self, run: Run, sender: ResponseSender) -> None:
+        """As ``quiet``, and then it stays to see whether the requester gets the end."""
+        self.quiet(run, sender)
+        sender.end()
+        self.pool.flush()  # it has been written
+        tell("ending", key=run.key)
+        sender.wait_offline(PATIENCE)
 
     def silent(self, run: Run, sender: ResponseSender) -> None:
         run.send(sender)
@@ -127,7 +159,7 @@ class Worker:
 
     def broken(self, run: Run, sender: ResponseSender) -> None:
         self.some(run, sender)
-        raise ValueError("the secret of the handler")
+        raise ValueError(SECRET)
 
     def refusing(self, run: Run, sender: ResponseSender) -> None:
         self.some(run, sender)
@@ -148,6 +180,15 @@ class Worker:
             reason = sender.offline_reason
             tell("ended", key=request.data.decode(), **run.facts(), reason=reason, closed=closed, thread=thread)
 
+    def bare(self, message: Message) -> None:
+        """As ``slow``, but by hand: a responder that is not natsbridge."""
+        run = self.runs[message.data.decode()] = Run(message.data.decode(), 0)
+        while not run.proceed.is_set():
+            message.respond(run.chunk())
+            run.count()
+            time.sleep(0.05)
+        message.respond(b"")
+
     # -- orders -------------------------------------------------------------------------------------------------------
 
     def obey(self, order: Facts) -> Facts:
@@ -157,7 +198,9 @@ class Worker:
         elif do == "online":
             natsbridge.mark_client_online(order["connect_id"])
         elif do == "proceed":
-            self.runs[order["key"]].proceed.set()
+            run = self.runs[order["key"]]
+            run.error = order.get("error")
+            run.proceed.set()
         elif do != "look":
             raise ValueError(f"unknown order {do!r}")
         return {
