@@ -57,7 +57,7 @@ def run(*, port: Optional[int] = None, server: Optional[str] = None, open_browse
     except Interrupted:
         console.print("ended, with all its processes", style="dim")
         return 0
-    except (Error, OSError) as error:
+    except Error as error:
         errors.print(Text(f"the demo could not be carried out: {error}", style="red"), soft_wrap=True)
         return 2
     return 0
@@ -69,8 +69,7 @@ class WebDemo:
     port, server: as for ``run``. on_wait: called at least ten times a second by whoever enters, and in ``run``; what it
     raises ends that.
 
-    Entering raises WebDemoError when the worker does not come up, ServerError, ConnectError, and OSError for a port that
-    is not to be had.
+    Entering raises WebDemoError when the worker does not come up or the port is not to be had, ServerError, ConnectError.
     """
 
     def __init__(
@@ -89,11 +88,13 @@ class WebDemo:
 
     def __enter__(self) -> WebDemo:
         with ExitStack() as exits:
-            listener = exits.enter_context(socket.create_server((HOST, self._port)))
+            listener = exits.enter_context(_listener(self._port))
             self.url = f"http://{HOST}:{listener.getsockname()[1]}/"
             if self._server is None:
                 self._embedded = exits.enter_context(EmbeddedServer())
-            self.server_url = self._server or self._embedded.url
+                self.server_url = self._embedded.url
+            else:
+                self.server_url = self._server
             self._pool = exits.enter_context(Pool(self.server_url, name="demo-gateway"))
             self._pool.subscribe(f"{self._prefix}.{worker.REPORT}", handler=self._on_report)
             exits.callback(self._end_worker)
@@ -195,6 +196,13 @@ class WebDemo:
 
 class _QuietHandler(WSGIRequestHandler):
     def log_request(self, *_args: object) -> None: ...  # a line for each poll of the page would be no help
+
+
+def _listener(port: int) -> socket.socket:
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        raise WebDemoError(f"port {port} of {HOST} is not to be had: {error.strerror or error}") from None
 
 
 @contextmanager

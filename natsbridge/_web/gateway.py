@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Protocol, Tuple
 
-from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, MethodNotAllowed, NotFound
+from werkzeug.exceptions import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    HTTPException,
+    MethodNotAllowed,
+    NotFound,
+    ServiceUnavailable,
+)
 from werkzeug.wrappers import Request, Response
 
 from .._demo_process import clock
+from ..contrib.sse import EventStream
 from ..errors import Error
 from ..pool import Pool
 from . import worker
-from .records import ELSEWHERE, Records
+from .records import ELSEWHERE, Record, Records
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -65,7 +73,7 @@ class Gateway:
         request.max_content_length = _MAX_BODY
         try:
             if request.path == "/stream":
-                return self._stream(request)(environ, start_response)
+                return self._stream(request, start_response)
             response = self._answer(request)
         except HTTPException as error:
             response = _json({"error": error.description}, error.code or 500)
@@ -77,6 +85,8 @@ class Gateway:
 
     def _answer(self, request: Request) -> Response:
         if request.path in self._files:
+            if request.method not in ("GET", "HEAD"):
+                raise MethodNotAllowed(["GET", "HEAD"], f"{request.path} can only be read")
             kind, content = self._files[request.path]
             return Response(content, mimetype=kind)
         if request.path not in self._routes:
@@ -99,7 +109,7 @@ class Gateway:
     def _add(self, request: Request) -> Response:
         asked = _object(request)
         try:
-            record = self._records.add(asked.get("pace"), asked.get("place"))
+            record = self._new(asked.get("pace"), asked.get("place"))
         except ValueError as error:
             raise BadRequest(str(error)) from None
         return _json({"key": record.key, "number": record.number, "question": record.question, "pace": record.pace}, 201)
@@ -122,23 +132,33 @@ class Gateway:
 
     # -- streams ------------------------------------------------------------------------------------------------------
 
-    def _stream(self, request: Request) -> Response:
+    def _stream(self, request: Request, start_response: StartResponse) -> Iterable[bytes]:
+        """As events. The environ has the client's socket, and with that its end is noticed, whoever the client is."""
         key = request.args.get("key")
-        record = self._records.add(worker.BRISK, ELSEWHERE) if key is None else self._records.get(key)
+        record = self._new(worker.BRISK, ELSEWHERE) if key is None else self._records.get(key)
         if record is None:
             raise NotFound(f"there is no stream {key!r}")
+        if not self._records.claim(record):
+            raise Conflict(f"stream {record.number} was opened already: ask for another one")
         asked = json.dumps({"key": record.key, "pace": record.pace, "topic": record.topic})
+        events = EventStream(
+            self._pool,
+            f"{self._prefix}.{worker.ANSWER}",
+            asked.encode(),
+            environ=request.environ,
+            connect_id=record.key,
+            resume=RESUME,
+        )
+        start_response("200 OK", events.headers)
+        return events
 
-        def events():  # provisional
-            try:
-                with self._pool.stream(f"{self._prefix}.{worker.ANSWER}", asked.encode(), resume=RESUME) as stream:
-                    for chunk in stream:
-                        yield b"data: " + chunk + b"\n\n"
-                yield b"event: end\ndata:\n\n"
-            except Error as error:
-                yield b"event: error\ndata: " + json.dumps({"message": str(error)}).encode() + b"\n\n"
-
-        return Response(events(), mimetype="text/event-stream", headers={"Cache-Control": "no-cache"})
+    def _new(self, pace: object, place: object) -> Record:
+        """Raises ValueError for what is no pace or no place."""
+        if self._records.running() >= worker.MAX_HANDLERS:
+            raise ServiceUnavailable(
+                f"{worker.MAX_HANDLERS} streams are open, and the worker has no more threads: stop one"
+            )
+        return self._records.add(pace, place)
 
 
 def _json(value: object, status: int = 200) -> Response:

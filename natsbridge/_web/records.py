@@ -35,6 +35,7 @@ class Record:
     question: str
     pace: str
     place: str
+    claimed: bool = False
     pid: Optional[int] = None
     started_at: Optional[float] = None
     words: int = 0
@@ -57,7 +58,7 @@ class Records:
         self._records: Dict[str, Record] = {}
         self._numbers = itertools.count(1)
 
-    def add(self, pace: str, place: str) -> Record:
+    def add(self, pace: object, place: object) -> Record:
         """Someone is about to ask for a stream. Raises ValueError for what is no pace and no place."""
         if pace not in worker.PACES:
             raise ValueError(f"pace is one of {', '.join(worker.PACES)}, not {pace!r}")
@@ -67,7 +68,7 @@ class Records:
             number = next(self._numbers)
             topic = (number - 1) % len(worker.TOPICS)
             question = worker.TOPICS[topic].question
-            record = Record(secrets.token_urlsafe(16), number, topic, question, pace, place)
+            record = Record(secrets.token_urlsafe(16), number, topic, question, str(pace), str(place))
             self._records[record.key] = record
             for key in list(self._records)[:-KEPT]:
                 if not self._records[key].running:
@@ -76,6 +77,12 @@ class Records:
 
     def get(self, key: str) -> Optional[Record]:
         return self._records.get(key)
+
+    def claim(self, record: Record) -> bool:
+        """Someone opens the stream; False if that has been done before."""
+        with self._lock:
+            first, record.claimed = not record.claimed, True
+            return first
 
     def left(self, key: object, at: object, how: object) -> None:
         """The client says that it went at that moment, and how. Raises ValueError for what cannot be."""

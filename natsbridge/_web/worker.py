@@ -43,7 +43,7 @@ class Topic(NamedTuple):
 
 TOPICS = (
     Topic(
-        "What happens when I close this tab?",
+        "What if I close this tab?",
         "The browser closes its connection, and says nothing else. Most web servers find out when they next write to it, "
         "and as long as there is nothing to write they do not find out at all. So the work goes on: a model produces "
         "tokens, a database scans, a report is rendered, and nobody is there to read it. Here the gateway watches the "
@@ -57,7 +57,7 @@ TOPICS = (
         "complete is complete.",
     ),
     Topic(
-        "What is between my browser and the worker?",
+        "What is between us?",
         "Four programs, each with one task. Your browser reads server-sent events, a plain HTTP answer that does not end "
         "until there is nothing more to say. The gateway is a small WSGI application; Flask or Django would do the same. "
         "For each request it opens a stream with natsbridge and passes on what comes. The nats-server carries messages "
@@ -69,7 +69,7 @@ TOPICS = (
         "you are told so. A broken answer never looks like a finished one.",
     ),
     Topic(
-        "How does the handler know that I am gone?",
+        "How does the worker know?",
         "It is told, by whoever notices first. If you stop the stream, the gateway sees your connection close and sends a "
         "cancel. If the gateway itself is killed, it sends nothing, but the server knows that nobody subscribes to the "
         "answer any more, and says so when the worker sends the next word. If a machine freezes or a cable is cut, no one "

@@ -4,6 +4,8 @@ import { post, tellLeft } from "./api.js";
 
 const QUIET = 1.5; // seconds without a word after which a stream counts as silent
 
+const NAMES = { starting: "starting", running: "running", completed: "complete", stopped: "stopped", failed: "broken" };
+
 function make(tag, className, text) {
   const element = document.createElement(tag);
   if (className) element.className = className;
@@ -122,18 +124,19 @@ export class Card {
   show(state) {
     this.state = state;
     this.element.dataset.state = state;
-    this.pill.textContent = { starting: "starting", running: "running", completed: "complete", stopped: "stopped" }[state] ?? "failed";
+    this.pill.textContent = NAMES[state];
     this.onChange(this);
   }
 
   showCount() {
     const silent = Math.floor((performance.now() - this.heardAt) / 1000);
     const words = count(this.words, "word");
-    if (this.state === "running" && silent >= QUIET) {
-      this.element.dataset.quiet = "";
+    const quiet = this.state === "running" && silent >= QUIET;
+    this.element.toggleAttribute("data-quiet", quiet);
+    this.pill.textContent = quiet ? "silent" : NAMES[this.state];
+    if (quiet) {
       this.note.textContent = `${words}, then silent for ${silent} s`;
     } else {
-      delete this.element.dataset.quiet;
       this.note.textContent = this.problem ? `${words}. ${sentence(this.problem)}` : words;
     }
   }

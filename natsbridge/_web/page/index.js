@@ -43,9 +43,9 @@ function tellEnd(record) {
 
 function tellOfPrograms(before, after) {
   if (before.worker.pid && before.worker.pid !== after.worker.pid) {
-    const streams = after.streams.filter((record) => record.pid === before.worker.pid && record.reason === "killed");
-    const broken = streams.length ? ` Its answers are incomplete, and each stream says so: ${streams.length} in all.` : "";
-    tell(`The worker, process ${before.worker.pid}, is dead.${broken} Another one starts in a moment.`, true);
+    const broken = after.streams.filter((record) => record.pid === before.worker.pid && record.reason === "killed").length;
+    const what = broken ? `, and ${count(broken, "answer")} with it: each stream will say that it is broken` : "";
+    tell(`The worker, process ${before.worker.pid}, is dead${what}. Another one starts in a moment.`, true);
   } else if (after.worker.state === "ready" && before.worker.state !== "ready") {
     tell(`A new worker is there, process ${after.worker.pid}. Streams can be started again.`);
   }
@@ -135,7 +135,7 @@ function startStream() {
   const pace = new FormData(element("controls")).get("pace");
   const card = new Card(pace, "page", (changed) => {
     if (changed.state === "running") tell(`Stream ${changed.number} is running: the worker sends, this page reads.`);
-    if (changed.state === "failed") tell(`${changed.number ? `Stream ${changed.number}` : "The stream"} broke off. ${sentence(changed.problem)}`, true);
+    if (changed.state === "failed") tell(`${changed.number ? `Stream ${changed.number}` : "The stream"} is broken. ${sentence(changed.problem)}`, true);
     if (cards.length) showControls();
   });
   cards.unshift(card);

@@ -6,9 +6,11 @@ const WENT = {
   "page-left": "page left",
 };
 
+const OTHER_ENDS = ["completed", "failed", "killed"]; // those that have nothing to do with the client
+
 // Seconds from the client's going to the handler's end; null where there is no such thing.
 export function lateness(record) {
-  if (record.left_at === null || record.ended_at === null || record.reason === "completed") return null;
+  if (record.left_at === null || record.ended_at === null || OTHER_ENDS.includes(record.reason)) return null;
   return Math.max(0, record.ended_at - record.left_at);
 }
 
@@ -40,7 +42,7 @@ class Row {
     const late = lateness(record);
     this.element.dataset.state = record.reason ? (["killed", "failed"].includes(record.reason) ? "bad" : "ended") : "running";
     set(this.number, `${record.number}`);
-    set(this.handler, record.reason ? `ended, ${seconds} s` : `running, ${seconds} s`);
+    set(this.handler, `${record.reason ? "ran" : "running"} ${seconds} s`);
     set(this.client, client(record), record.reason ?? "");
     set(this.late, late === null ? "–" : milliseconds(late));
   }
@@ -87,7 +89,7 @@ export class Table {
       }
       row.update(record, now);
       // Its client's own word may be on the way still.
-      const waits = record.left_at === null && !["completed", "failed", "killed"].includes(record.reason) && now - record.ended_at < 1;
+      const waits = record.left_at === null && !OTHER_ENDS.includes(record.reason) && now - record.ended_at < 1;
       if (record.reason && !row.told && !waits) {
         row.told = true;
         ended.push(record);
