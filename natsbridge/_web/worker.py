@@ -8,6 +8,7 @@ import threading
 from typing import Callable, Iterator, NamedTuple, Tuple
 
 from .._demo_process import clock
+from .._types import Data
 from ..errors import ClientOfflineError
 from ..pool import Pool
 from ..responder import ResponseSender, StreamRequest
@@ -138,6 +139,6 @@ class _Counted(ResponseSender):
         super().__init__(sender._sink)
         self._on_sent = on_sent
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: Data) -> None:
         super().send(data)
         self._on_sent()

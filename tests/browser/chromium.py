@@ -26,7 +26,7 @@ def find_chromium(playwright: Optional[Playwright] = None) -> Optional[str]:
 def launch(playwright: Playwright) -> Optional[Browser]:
     """A headless Chromium; None where there is none."""
     path = find_chromium(playwright)
-    return path and playwright.chromium.launch(executable_path=path) or None
+    return None if path is None else playwright.chromium.launch(executable_path=path)
 
 
 class Demo:

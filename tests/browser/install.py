@@ -10,8 +10,9 @@ import shutil
 import subprocess
 import sys
 
-from chromium import find_chromium
 from playwright.sync_api import sync_playwright
+
+from browser.chromium import find_chromium
 
 APT = "apt-get"
 
