@@ -27,11 +27,10 @@ COMPLETED = "completed"
 FAILED = "failed"
 
 MAX_HANDLERS = 16
-_PAUSE = 0.08
+_PAUSE = 0.06
 _SILENCE = 60.0
 _THINKING = (
-    "Let me think about that, without a word, for a whole minute. Nothing is written to your browser meanwhile, so no "
-    "write can fail. Stop me, or close my tab, and see how soon the worker knows. …"
+    "Let me think about that for a minute, without a word: so no write can fail. Stop me, or close my tab, meanwhile. …"
 )
 
 

@@ -38,10 +38,11 @@ def demo() -> Iterator[Demo]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A headless Chromium."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     from .chromium import launch
 
+    expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
         browser = launch(playwright)
         if browser is None:

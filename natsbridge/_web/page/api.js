@@ -45,3 +45,10 @@ export function now() {
 export function tellLeft(key, how) {
   navigator.sendBeacon("left", JSON.stringify({ key, how, at: now() }));
 }
+
+// When another page is loaded, Chrome has ended the streams before "pagehide"; when a tab is closed, not every browser sends
+// "beforeunload".
+export function whenLeft(tell) {
+  addEventListener("beforeunload", tell);
+  addEventListener("pagehide", tell);
+}

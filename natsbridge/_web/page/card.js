@@ -47,7 +47,7 @@ export class Card {
     this.note = make("p", "note");
     this.stopButton = make("button", "small", "Stop");
     this.stopButton.type = "button";
-    this.stopButton.addEventListener("click", () => this.stop("stopped"));
+    this.stopButton.addEventListener("click", () => this.stop());
     const foot = make("div", "card-foot");
     foot.append(this.note, this.stopButton);
     this.element.append(head, this.question, this.text, foot);
@@ -100,13 +100,18 @@ export class Card {
     this.finish("failed", said);
   }
 
-  // The reader goes; how: "stopped", "tab-closed" or "page-left".
-  stop(how) {
+  stop() {
     if (this.over) return;
-    const { key } = this;
     this.source?.close();
-    if (key) tellLeft(key, how);
+    this.tellLeft("stopped");
     this.finish("stopped", "");
+  }
+
+  // The page is about to go, and the stream with it: that is the browser's work, here it is only said.
+  tellLeft(how) {
+    if (this.over || !this.key || this.left) return;
+    this.left = true;
+    tellLeft(this.key, how);
   }
 
   finish(state, problem) {

@@ -1,6 +1,6 @@
 // The page with the streams and the worker's table.
 
-import { ask, getState, now, post } from "./api.js";
+import { ask, getState, now, post, whenLeft } from "./api.js";
 import { Card, count, sentence } from "./card.js";
 import { Table, milliseconds, lateness } from "./table.js";
 
@@ -121,7 +121,7 @@ function showControls() {
   const pace = new FormData(element("controls")).get("pace");
   element("tab").href = `tab?pace=${pace}`;
   const about = {
-    brisk: "Talkative: a word every 80 ms, as a language model would.",
+    brisk: "Talkative: a word every 60 ms, as a language model would.",
     silent: "Silent: a few words, then nothing for a minute. No write can fail, and yet the worker will know.",
   };
   const hint = full ? `${LIMIT} streams are open. Browsers allow six connections to a host, and one is for the table.` : about[pace];
@@ -167,7 +167,7 @@ element("tab").addEventListener("click", (event) => {
 });
 element("kill").addEventListener("click", () => order("worker/kill"));
 element("restart").addEventListener("click", () => order("server/restart"));
-addEventListener("pagehide", () => cards.forEach((card) => card.stop("page-left")));
+whenLeft(() => cards.forEach((card) => card.tellLeft("page-left")));
 
 ask("code").then((code) => {
   element("code").textContent = code;

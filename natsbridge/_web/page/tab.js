@@ -1,6 +1,6 @@
 // The page that is one stream.
 
-import { getState } from "./api.js";
+import { getState, whenLeft } from "./api.js";
 import { Card } from "./card.js";
 
 const asked = new URLSearchParams(location.search).get("pace");
@@ -12,7 +12,7 @@ const card = new Card(pace, "tab", (changed) => {
 });
 document.getElementById("cards").append(card.element);
 
-addEventListener("pagehide", () => card.stop("tab-closed"));
+whenLeft(() => card.tellLeft("tab-closed"));
 
 try {
   for (let tries = 0; tries < 4; tries += 1) await getState(); // sets the clock
