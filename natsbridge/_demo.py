@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from contextlib import closing, contextmanager
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
+from contextlib import closing
+from typing import Iterable, List, Tuple
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -18,6 +16,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from ._demo_process import Interrupted, signals
 from ._demo_ways import STOP_LIMIT, WAYS, DemoError, Outcome, Stage
 from .errors import Error
 
@@ -50,11 +49,11 @@ def run(*, broken_worker: bool = False) -> int:
     """
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     try:
-        with _signals() as check:
+        with signals() as check:
             limit = BROKEN_STOP_LIMIT if broken_worker else STOP_LIMIT
             with Stage(ignores_offline=broken_worker, stop_limit=limit, on_wait=check) as stage:
                 return _show(console, stage)
-    except _Interrupted as interrupted:
+    except Interrupted as interrupted:
         errors.print("interrupted; the processes of the demo have been ended", style="yellow")
         return interrupted.exit_code
     except Error as error:
@@ -160,31 +159,3 @@ def _print_verdict(console: Console, outcomes: List[Outcome]) -> int:
         return 1
     _print(console, f"{len(WAYS)} of {len(WAYS)}: the worker stopped by itself once its client was gone.", "bold green")
     return 0
-
-
-class _Interrupted(Exception):
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.exit_code = 128 + number
-
-
-@contextmanager
-def _signals() -> Iterator[Callable[[], None]]:
-    """SIGINT and SIGTERM only leave a note, so that they break into nothing; yields the function that raises on one."""
-    received: List[int] = []
-
-    def check() -> None:
-        if received:
-            raise _Interrupted(received[0])
-
-    previous: Dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as for a background job of a shell
-                previous[number] = signal.signal(number, lambda came, _frame: received.append(came))
-    try:
-        yield check
-    finally:
-        for number, handler in previous.items():
-            # After one signal the program is about to end: the second Ctrl-C of an impatient user changes nothing.
-            signal.signal(number, signal.SIG_IGN if received else handler)

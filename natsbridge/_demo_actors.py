@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
-import os
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from typing import Callable, Dict, Iterator, List, NoReturn, Set
+from typing import Callable, Dict, Iterator, List, Set
 
+from ._demo_process import clock
 from .errors import ClientOfflineError, Error, RequestTimeoutError
 from .message import Message
 from .pool import Pool
@@ -35,73 +31,6 @@ CHUNK_PAUSE = 0.001
 ENOUGH = 400  # chunks after which a client goes
 REQUEST_TIMEOUT = 0.5
 _REPORT_EVERY = 25
-
-# Of the clocks that processes share, the one that nobody sets.
-clock: Callable[[], float] = time.monotonic if sys.platform.startswith("linux") else time.time
-
-
-class Actor:
-    """A process that runs ``function`` of this module; it ends with ``end``, and by itself when this process is gone."""
-
-    def __init__(self, name: str, function: str, *arguments: str) -> None:
-        self.name = name
-        # "-m" would look for modules in the working directory first, whatever is called "queue.py" there.
-        start = f"import sys; sys.path[:] = sys.argv.pop().split('\\n'); from {__name__} import main; main()"
-        path = "\n".join(str(entry) for entry in sys.path)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", start, function, *arguments, path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._errors,
-            # Ctrl-C in the terminal is for the demo, which then ends this one.
-            start_new_session=sys.platform != "win32",
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-        )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def kill(self) -> float:
-        """SIGKILL; returns the moment before."""
-        moment = clock()
-        self._process.kill()
-        return moment
-
-    def failure(self) -> str:
-        """The last thing that the process said if it ended with an error; else empty."""
-        if not self._process.poll():
-            return ""
-        self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").split("\n")
-        last = [line.strip() for line in said if line.strip()][-1:]
-        return f"the {self.name} ended with exit code {self._process.returncode}: {''.join(last)}"
-
-    def end(self) -> None:
-        """Kill it if it still runs, and wait until it is gone; idempotent."""
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._errors.close()
-
-
-def main() -> NoReturn:
-    """In a process that ``Actor`` started: run the function."""
-    logging.basicConfig()
-    threading.Thread(target=_end_with_starter, name="demo-starter", daemon=True).start()
-    function, *arguments = sys.argv[1:]
-    functions: Dict[str, Callable[..., None]] = {"work": work, "ask": ask}
-    functions[function](*arguments)
-    sys.exit()
-
-
-def _end_with_starter() -> None:
-    """Standard input is a pipe whose other end only the starter has."""
-    while os.read(0, 1):
-        pass
-    os._exit(1)
 
 
 def _report(pool: Pool, connect_id: str, **facts: object) -> None:

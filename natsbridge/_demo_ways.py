@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any, Callable, Dict, Generator, NamedTuple, Optional
 
 from . import _demo_actors as actors
-from ._demo_actors import Actor, clock
+from ._demo_process import Actor, clock
 from .errors import Error, NatsBridgeError, RequestTimeoutError
 from .pool import Pool
 from .server import EmbeddedServer
@@ -108,7 +108,7 @@ class Stage:
             self.pool = exits.enter_context(Pool(self.server.url, name="demo"))
             self._reports = self.pool.subscribe(actors.REPORT)
             obedience = "ignores-offline" if self._ignores_offline else "obeys"
-            self.worker = Actor("worker", "work", self.server.url, obedience)
+            self.worker = Actor("worker", actors.work, self.server.url, obedience)
             exits.callback(self.worker.end)
             self._fact(actors.WORKER, "ready", self.worker)
             self._exits = exits.pop_all()
@@ -138,7 +138,7 @@ class Stage:
         try:
             if way.offline_before:
                 self._make_offline(connect_id)
-            requester = Actor("requester", "ask", self.server.url, way.manner, connect_id)
+            requester = Actor("requester", actors.ask, self.server.url, way.manner, connect_id)
             try:
                 if way.offline_before:
                     return self._watch_refusal(connect_id, requester)

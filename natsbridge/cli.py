@@ -1,4 +1,4 @@
-"""The command line, ``natsbridge``. It needs click, and its demo rich: ``pip install 'natsbridge[demo]'``."""
+"""The command line, ``natsbridge``. It needs click, its demo rich, and that in the browser werkzeug: the extra "demo"."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_EXTRA = ("click", "rich")
+_EXTRA = ("click", "rich", "werkzeug")
 
 
 def main(args: Optional[Sequence[str]] = None) -> int:
@@ -65,7 +65,11 @@ def _commands() -> click.Group:
         is_flag=True,
         help="Let the worker ignore that its clients go, to see the demo fail: exit code 1.",
     )
-    def demo(broken_worker: bool) -> int:
+    @click.option("--web", is_flag=True, help="See it in the browser instead: serves a page until Ctrl-C.")
+    @click.option("--port", type=click.IntRange(1, 65535), help="With --web: the page's port; any free one by default.")
+    @click.option("--server", metavar="URL", help="With --web: use this nats-server; by default one is started.")
+    @click.option("--open", "open_browser", is_flag=True, help="With --web: open the page in your browser.")
+    def demo(broken_worker: bool, web: bool, port: Optional[int], server: Optional[str], open_browser: bool) -> int:
         """See a streamed answer, and see it stop when its client is gone.
 
         Starts a nats-server of its own, a worker process and requester processes; streams an answer to the terminal; then
@@ -73,7 +77,19 @@ def _commands() -> click.Group:
         ended. Takes less than ten seconds, needs no arguments, and leaves nothing behind.
 
         Exit code: 0 if the worker stopped every time, 1 if it did not, 2 if the demo could not be carried out.
+
+        With --web it prints the URL of a page on which you start streams, stop them, close their tabs, and watch the
+        worker's handlers end. Exit code: 0 when interrupted, 2 if it could not be carried out.
         """
+        if web:
+            if broken_worker:
+                raise click.UsageError("--broken-worker is for the demo in the terminal: leave out --web")
+            from ._web.demo import run as run_web
+
+            return run_web(port=port, server=server, open_browser=open_browser)
+        for name, given in (("--port", port), ("--server", server), ("--open", open_browser)):
+            if given:
+                raise click.UsageError(f"{name} is for the demo in the browser: add --web")
         from ._demo import run
 
         return run(broken_worker=broken_worker)

@@ -123,10 +123,10 @@ def test_it_is_also_a_module() -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("module", ["click", "rich"])
-def test_a_missing_extra_is_explained(module: str) -> None:
+@pytest.mark.parametrize(("module", "args"), [("click", []), ("rich", []), ("rich", ["--web"]), ("werkzeug", ["--web"])])
+def test_a_missing_extra_is_explained(module: str, args: list[str]) -> None:
     block = f"import sys; sys.modules[{module!r}] = None; "
-    done = run_python(block + "from natsbridge.cli import main; sys.exit(main(sys.argv[1:]))", "demo")
+    done = run_python(block + "from natsbridge.cli import main; sys.exit(main(sys.argv[1:]))", "demo", *args)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
@@ -136,5 +136,5 @@ def test_a_missing_extra_is_explained(module: str) -> None:
 
 @pytest.mark.process
 def test_importing_it_needs_no_extra() -> None:
-    done = run_python("import sys, natsbridge.cli; print({'click', 'rich'} & set(sys.modules))")
+    done = run_python("import sys, natsbridge.cli; print({'click', 'rich', 'werkzeug'} & set(sys.modules))")
     assert (done.returncode, done.stdout, done.stderr) == (0, "set()\n", "")
