@@ -12,10 +12,12 @@ from . import _fork
 from ._deadline import Deadline, check_timeout
 from ._link import Link
 from ._outbox import publish_command
+from ._types import Data, Headers
 from ._waiter import Abandoned, Lock
 from .errors import ForkedError, RequestTimeoutError
 from .message import Message
-from .options import check_line_text
+from .options import check_data, check_headers, check_line_text, check_size
+from .requester import ask
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -24,10 +26,13 @@ _ACK, _NAK, _PROGRESS, _TERM = b"+ACK", b"-NAK", b"+WPI", b"+TERM"
 
 
 class AckPort:
-    """Where the acknowledgements of a consumer's messages go: the connection on which they came."""
+    """Where the acknowledgements of a consumer's messages go: the connection on which they came.
+
+    The loop refers to it, so it never refers to the pool.
+    """
 
     def __init__(self, pool: Pool, link: Link) -> None:
-        self.pool, self.link = pool, link
+        self.link = link
         self.timeout = pool._timeout
         self.generation = _fork.generation
 
@@ -35,6 +40,16 @@ class AckPort:
         """Publish; returns once it is queued, and is written after a reconnect if it comes to that."""
         self.check()
         self.link.outbox.publish(publish_command(reply, data), self.timeout)
+
+    def ask(self, reply: str, data: bytes, deadline: Deadline) -> None:
+        """Publish, and wait for the server's answer. Raises ``Abandoned`` at the deadline."""
+        ask(self.link, reply, data, None, deadline)
+
+    def respond(self, reply: str, data: Data, headers: Headers) -> None:
+        self.check()
+        data, checked = check_data(data), check_headers(headers)
+        check_size(data, checked, self.link.connection.max_payload)
+        self.link.outbox.publish(publish_command(reply, data, headers=checked), self.timeout)
 
     def nak_from_loop(self, reply: str) -> None:
         """Give back a message that nobody will read; never blocks."""
@@ -57,7 +72,7 @@ class JetStreamMessage(Message):
     __slots__ = ("_acked", "_lock", "_metadata", "_port")
 
     def __init__(self, msg: Msg, port: AckPort) -> None:
-        super().__init__(msg.subject, msg.data, msg.reply, msg.headers, respond=port.pool._respond)
+        super().__init__(msg.subject, msg.data, msg.reply, msg.headers, respond=port.respond)
         self._port = port
         self._lock = Lock()  # guards _acked
         self._acked = False
@@ -91,10 +106,10 @@ class JetStreamMessage(Message):
         Raises RequestTimeoutError (it may be called again then), NoRespondersError when the consumer is gone, and what
         ``ack`` raises.
         """
-        deadline = Deadline(self._port.pool._limit(check_timeout(timeout, optional=False)))
+        deadline = Deadline(check_timeout(timeout, optional=False))
         self._claim()
         try:
-            self._port.pool._ask(self.reply, _ACK, None, deadline)
+            self._port.ask(self.reply, _ACK, deadline)
         except BaseException as error:
             self._acked = False
             if isinstance(error, Abandoned):

@@ -38,7 +38,7 @@ from .options import (
 )
 from .registry import OnlineRegistry, online_clients
 from .replies import Replies, ReplyInbox, Sentinel, empty_payload
-from .requester import PendingRequest, ResponseStream, StreamSource
+from .requester import ResponseStream, StreamSource, ask
 from .service import Service, StatsHandler
 from .subscription import Handler, Subscription
 
@@ -432,16 +432,8 @@ class Pool(Connections):
     def _ask(self, subject: str, data: bytes, headers: Headers, deadline: Deadline) -> Msg:
         """One request, checked, and its reply as nats-py parsed it. Raises ``Abandoned`` at the deadline."""
         link = self._link(deadline)
-        link.loop.refuse_here()
         check_size(data, headers, link.connection.max_payload)
-        pending = PendingRequest(link, subject)
-        link.register(pending.token, pending, ticking=False)
-        try:
-            command = publish_command(subject, data, pending.inbox, headers)
-            link.outbox.publish(command, deadline.remaining(), pending)
-            return pending.wait(deadline)
-        finally:
-            link.forget(pending.token)
+        return ask(link, subject, data, headers, deadline)
 
     def request_many(
         self,

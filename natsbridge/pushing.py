@@ -52,7 +52,7 @@ class PushSubscription:
         self._on_error = js._pool._report
         port = AckPort(js._pool, self._link)
         self._consuming: Optional[Consuming] = None
-        self._pushed = Pushed(self._link, port, config, limits, self._on_error)
+        self._pushed = Pushed(self._link, port, config, limits, self._link.on_error)
 
     def start(self, deadline: Deadline) -> None:
         """Subscribe; returns once the server knows. Raises PermissionDeniedError, RequestTimeoutError, ClosedError."""

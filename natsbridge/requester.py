@@ -14,6 +14,7 @@ from ._deadline import Deadline, check_timeout
 from ._incoming import Ended, Incoming, Parcel, Say
 from ._link import Link
 from ._outbox import publish_command
+from ._types import Headers
 from ._waiter import Condition, Lock, Waiter
 from .errors import (
     BusyError,
@@ -80,6 +81,19 @@ class PendingRequest:
 
     def on_closed(self) -> None:
         self._waiter.fail(ClosedError("the pool was closed while the request waited for its reply"))
+
+
+def ask(link: Link, subject: str, data: bytes, headers: Headers, deadline: Deadline) -> Msg:
+    """One request, checked, and its reply as nats-py parsed it. Raises as ``PendingRequest.wait`` does, and ClosedError."""
+    link.loop.refuse_here()
+    pending = PendingRequest(link, subject)
+    link.register(pending.token, pending, ticking=False)
+    try:
+        command = publish_command(subject, data, pending.inbox, headers)
+        link.outbox.publish(command, deadline.remaining(), pending)
+        return pending.wait(deadline)
+    finally:
+        link.forget(pending.token)
 
 
 class StreamSource:

@@ -1,4 +1,4 @@
-"""Ctrl-C, a real one, in the middle of every call that blocks."""
+"""Ctrl-C, a real one, in the middle of every call that blocks; and the end of a program whose handlers are at work."""
 
 from __future__ import annotations
 
@@ -21,3 +21,15 @@ def test_an_interrupt_ends_every_call_and_leaves_nothing(
     for facts in told:
         assert facts["outcome"] == "interrupted", facts["name"]
         assert facts["after"] == facts["before"], facts["name"]
+
+
+@posix_only
+@pytest.mark.process
+def test_handlers_do_not_keep_a_program_from_ending(
+    server: EmbeddedServer, stream: str, start_program: StartProgram
+) -> None:
+    child = start_program("handlers", url=server.url, stream=stream)
+    child.hear("ends")
+    assert child.wait(10) == 0
+    assert sum(facts["event"] == "handled" for facts in child.facts) == 3, "each handler got the short one"
+    assert child.errors() == ""

@@ -17,8 +17,12 @@ WRONG_NAMES = ["a.b", "a b", "a*", "a>", "a\r\nb", ""]
 
 
 def test_streams_are_managed(js: JetStream, pool: Pool, unique: str) -> None:
-    info = js.add_stream(StreamConfig(name=unique, storage=StorageType.MEMORY), subjects=[f"{unique}.>"])
+    info = js.add_stream(
+        StreamConfig(name=unique, storage=StorageType.MEMORY), subjects=[f"{unique}.>"], metadata={"owner": "billing"}
+    )
     assert info.config.subjects == [f"{unique}.>"]
+    assert info.config.metadata is not None
+    assert info.config.metadata["owner"] == "billing"
     assert js.find_stream_name_by_subject(f"{unique}.a") == unique
     js.publish_many((f"{unique}.{n % 2}", b"%d" % n) for n in range(10))
     assert js.stream_info(unique, subjects_filter=">").state.subjects == {f"{unique}.0": 5, f"{unique}.1": 5}
@@ -49,6 +53,9 @@ def test_consumers_are_managed(js: JetStream, stream: str) -> None:
     assert js.pause_consumer(stream, "c", until).paused
     assert not js.resume_consumer(stream, "c").paused
     assert js.delete_consumer(stream, "c")
+    info = js.add_consumer(stream, durable_name="m", metadata={"owner": "billing"})
+    assert info.config.metadata is not None
+    assert info.config.metadata["owner"] == "billing"
     for call in (js.delete_consumer, js.consumer_info):
         with pytest.raises(nats.js.errors.NotFoundError, match="consumer not found"):
             call(stream, "c")

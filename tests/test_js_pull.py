@@ -6,7 +6,7 @@ import gc
 import json
 import threading
 import time
-from typing import Any, Callable, Dict, List, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Set
 
 import nats.errors
 import nats.js.errors
@@ -24,6 +24,9 @@ from natsbridge import (
     PullSubscription,
 )
 from natsbridge.server import EmbeddedServer
+
+if TYPE_CHECKING:
+    from conftest import Monitor
 
 
 def fill(js: JetStream, stream: str, count: int, subject: str = "a") -> None:
@@ -563,6 +566,20 @@ def test_a_pool_that_closes_ends_whoever_reads(server: EmbeddedServer, stream: s
         wait_for(lambda: js.consumer_info(stream, "closing").num_waiting, what="the request to be under way")
     thread.join(5)
     assert [type(error) for error in ended] == [ClosedError]
+
+
+def test_a_pool_with_consumers_ends_when_nobody_holds_it(
+    server: EmbeddedServer, stream: str, monitor: Monitor, wait_for: WaitFor
+) -> None:
+    """Subscriptions that are read hold no pool, and a pool that nobody holds leaves no connection behind."""
+    pool = Pool(server.url, name=stream)
+    js = pool.jetstream()
+    js.publish(f"{stream}.a", b"x")
+    held = [js.pull_subscribe(f"{stream}.>", stream=stream), js.subscribe(f"{stream}.>"), js.ordered_consumer(stream)]
+    assert len(monitor.connections(stream)) == 1
+    del pool, js, held
+    gc.collect()
+    wait_for(lambda: not monitor.connections(stream), what="the connection to be closed")
 
 
 def test_a_subject_without_a_stream_is_told_at_once(js: JetStream, unique: str) -> None:

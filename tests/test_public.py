@@ -15,7 +15,7 @@ from procs import LONG, PACKAGE_ROOT
 import natsbridge
 from natsbridge import errors
 
-MODULES = ["natsbridge", "natsbridge.errors", "natsbridge.server", "natsbridge.testing"]
+MODULES = ["natsbridge", "natsbridge.contrib.sse", "natsbridge.errors", "natsbridge.server", "natsbridge.testing"]
 
 
 def public_members(cls: type) -> Iterator[Tuple[str, Any]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List
 import pytest
 from nats.micro.request import ServiceError as NatsServiceError
 from nats.micro.service import EndpointStats
-from procs import LONG, StartProgram, WaitFor, posix_only
+from procs import LONG, StartProgram, WaitFor, posix_only, stopped
 
 from natsbridge import (
     BadSubjectError,
@@ -846,6 +846,33 @@ def test_stop_that_takes_too_long_says_so_and_refuses_the_rest(
     assert isinstance(refused, ServiceError)
     assert refused.code == 503
     assert first() == [b"done"]  # its pool is still open
+
+
+@pytest.mark.process
+@posix_only
+def test_stop_returns_when_the_server_has_the_answers(
+    make_nats_server: ServerFactory, unique: str, gate: threading.Event, wait_for: WaitFor
+) -> None:
+    server = make_nats_server()
+    assert server.pid is not None
+    with Pool(server.url) as worker_pool, Pool(server.url) as pool:
+        service = worker_pool.add_service(unique, "1.0.0")
+
+        def slow(request: ServiceRequest) -> None:
+            gate.wait(LONG)
+            request.respond(b"done")
+
+        service.add_endpoint("slow", slow, subject=unique)
+        wait = in_threads(1, lambda: ask(pool, unique))
+        wait_for(lambda: endpoint_stats(service, "slow").num_requests == 1)
+        subscriptions = worker_pool.stats().subscriptions
+        stopping = in_threads(1, lambda: service.stop(timeout=1.0))
+        wait_for(lambda: worker_pool.stats().subscriptions < subscriptions - 9, what="the intake to end")
+        with stopped(server.pid):
+            gate.set()
+            (outcome,) = stopping()
+            assert isinstance(outcome, RequestTimeoutError)
+        assert wait() == [b"done"]
 
 
 def test_a_handler_may_stop_its_own_service(worker_pool: Pool, pool: Pool, unique: str) -> None:

@@ -25,8 +25,9 @@ from .orders import Worker, order
 SITE = Path(__file__).parent / "site"
 
 sys.path.append(str(SITE))
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "site_settings")
-django.setup()
+with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("DJANGO_SETTINGS_MODULE", "site_settings")  # for here: Celery would take it for its own in other tests
+    django.setup()
 
 from django.core.checks import run_checks  # noqa: E402 - settings first
 from django.core.exceptions import ImproperlyConfigured  # noqa: E402
