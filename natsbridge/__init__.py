@@ -34,7 +34,9 @@ from .errors import (
 )
 from .jetstream import JetStream
 from .jsmessage import JetStreamMessage
+from .keyvalue import KeyValue, KeyWatcher
 from .message import Message
+from .objectstore import ObjectStore, ObjectWatcher
 from .ordered import OrderedConsumer
 from .pool import Pool, PoolStats
 from .process import is_client_online, mark_client_offline, mark_client_online
@@ -56,7 +58,11 @@ __all__ = [
     "Consuming",
     "JetStream",
     "JetStreamMessage",
+    "KeyValue",
+    "KeyWatcher",
     "Message",
+    "ObjectStore",
+    "ObjectWatcher",
     "OrderedConsumer",
     "PoolStats",
     "PublishFuture",

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections import deque
-from typing import Any, Deque, Dict, Optional
+from typing import Any, Deque, Dict, Optional, Tuple
 
 import nats.js.errors
 from nats.aio.msg import Msg
@@ -58,6 +58,7 @@ class Pulls:
     is_stream = False
 
     gives_back = True  # what nobody reads is for others
+    passing: Tuple[str, ...] = _PASSING
 
     def __init__(self, link: Link, port: AckPort, inbox: str, next_subject: str) -> None:
         """``inbox``: below it the answers come. ``next_subject``: where the requests go."""
@@ -179,7 +180,7 @@ class Pulls:
             if known:
                 self._over(int(number))
             description = (msg.headers or {}).get(_DESCRIPTION, "").strip()
-            if status == "503" or (status == "409" and description in _PASSING):
+            if status == "503" or (status == "409" and description in self.passing):
                 self.trouble = description if status == "409" else "nobody answers for the consumer"
             elif status not in _OVER and known and "Batch Completed" not in description:
                 self.error = nats.js.errors.APIError(code=int(status), description=description)

@@ -21,6 +21,7 @@ class OrderedPulls(Pulls):
     """Takes only what comes next: a message of an earlier consumer is dropped, and so is one behind a gap."""
 
     gives_back = False  # nothing is acknowledged
+    passing = (*Pulls.passing, "Consumer Deleted")  # by whomever: another one is made
     consumer = ""
     consumer_seq = stream_seq = 0  # of the last message taken
 
