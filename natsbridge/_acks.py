@@ -6,7 +6,7 @@ import itertools
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Deque, Dict, List, Optional, Tuple
+from typing import Deque, Dict, List, Optional, Tuple
 
 import nats.js.errors
 from nats.aio.msg import Msg
@@ -15,12 +15,21 @@ from nats.js import api
 from . import _fork, _wire
 from ._context import Settings, parse_ack
 from ._deadline import Deadline, check_timeout
+from ._link import Link
 from ._outbox import publish_command
 from ._waiter import Abandoned, Condition, Lock, Waiter
-from .errors import ClosedError, DisconnectedError, Error, ForkedError, PermissionDeniedError, RequestTimeoutError
+from .errors import (
+    ClosedError,
+    DisconnectedError,
+    Error,
+    ForkedError,
+    NoStreamResponseError,
+    PermissionDeniedError,
+    RequestTimeoutError,
+)
+from .options import check_size
 
-if TYPE_CHECKING:
-    from .pool import Pool
+_MAX_BYTES = 64 * 1024 * 1024  # that may wait for their acknowledgement, whatever their number
 
 
 class PublishFuture:
@@ -123,9 +132,8 @@ class AckInbox:
 
     is_stream = False
 
-    def __init__(self, pool: Pool, settings: Settings) -> None:
-        self._pool, self._settings = pool, settings
-        self._link = pool._link()
+    def __init__(self, link: Link, settings: Settings) -> None:
+        self._link, self._settings = link, settings
         self._generation = _fork.generation
         self._token = _wire.stream_token()
         self._inbox = f"{self._link.prefix}.{self._token}"
@@ -133,7 +141,8 @@ class AckInbox:
         self._room = Condition(self.lock)  # fewer are pending
         self._blocked = 0
         self._pending: Dict[int, PublishFuture] = {}
-        self._commands: Dict[int, bytes] = {}  # of those that may have to be repeated
+        self._commands: Dict[int, bytes] = {}  # they may have to be repeated
+        self._bytes = 0  # of the commands
         self._idle: List[Waiter[None]] = []
         self._failed: Deque[Failed] = deque(maxlen=1000)  # what nobody may have asked for
         self._numbers = itertools.count(1)
@@ -157,10 +166,12 @@ class AckInbox:
     ) -> PublishFuture:
         """Send a message once fewer than the most are pending. Raises TooManyStalledMsgsError."""
         self.check()
-        self._pool._check_size(self._link, data, headers)
+        check_size(data, headers, self._link.connection.max_payload)
         future = PublishFuture(self, subject, deadline, self._settings.retries)
         with self.lock:
-            while len(self._pending) >= self._settings.max_pending:
+            while len(self._pending) >= self._settings.max_pending or (
+                self._bytes and self._bytes + len(data) > _MAX_BYTES
+            ):
                 if stall.passed():
                     raise nats.js.errors.TooManyStalledMsgsError
                 self._blocked += 1
@@ -176,15 +187,18 @@ class AckInbox:
             self._pending[number] = future
             command = publish_command(subject, data, f"{self._inbox}.{number}", headers)
             self._commands[number] = command
+            self._bytes += len(command)
         try:
             self._link.outbox.publish(command, deadline.remaining(), future)
         except BaseException:
             with self.lock:
-                self._pending.pop(number, None)
-                self._commands.pop(number, None)
-                self._rest()
+                if number in self._pending:
+                    self._take_out(number)
             raise
         return future
+
+    def _full(self, size: int) -> bool:
+        return len(self._pending) >= self._settings.max_pending or bool(self._bytes and self._bytes + size > _MAX_BYTES)
 
     def wait_idle(self, deadline: Deadline) -> None:
         """Wait until nothing is pending. Raises ``Abandoned``; then the first failure that nobody has asked for."""
@@ -207,7 +221,7 @@ class AckInbox:
                     continue
                 future._retrieved = True
                 if first is not None:
-                    self._pool._report(error)  # a handle that was dropped has done so itself
+                    self._link.on_error(error)  # a handle that was dropped has done so itself
             first = first or error
         if first is not None:
             raise first
@@ -231,22 +245,22 @@ class AckInbox:
                     future.retries -= 1
                     future.due = time.monotonic() + self._settings.retry_wait
                     return
-                error: Optional[Exception] = nats.js.errors.NoStreamResponseError(f"no stream stores {future.subject!r}")
+                error: Optional[Exception] = NoStreamResponseError(future.subject)
             else:
                 error = _refusal(msg.data)
             self._settle(number, None if error is not None else msg.data, error)
 
     def _settle(self, number: int, answer: Optional[bytes], error: Optional[Exception]) -> None:
         """With the lock held."""
-        future = self._pending.pop(number)
-        self._commands.pop(number, None)
+        future = self._take_out(number)
         future.settle(answer, error)
         if error is not None:
             self._failed.append((weakref.ref(future), error))
-        self._rest()
 
-    def _rest(self) -> None:
+    def _take_out(self, number: int) -> PublishFuture:
         """Fewer are pending: wake who waits for that, but not for each one of many."""
+        future = self._pending.pop(number)
+        self._bytes -= len(self._commands.pop(number))
         most = self._settings.max_pending
         if self._blocked and len(self._pending) <= most - max(1, most // 4):
             self._room.notify_all()
@@ -255,6 +269,7 @@ class AckInbox:
             for waiter in self._idle:
                 waiter.set(None)
             self._idle.clear()
+        return future
 
     def on_tick(self, clock: float) -> None:
         now = time.monotonic()

@@ -20,9 +20,10 @@ import nats.js.errors
 from nats.aio.msg import Msg
 from nats.nuid import NUID
 
+from ._arguments import check_arguments
 from ._deadline import Deadline, check_timeout
 from ._waiter import Abandoned
-from .errors import NatsBridgeError, RequestTimeoutError
+from .errors import NatsBridgeError, NoRespondersError, RequestTimeoutError
 from .options import Data, check_data, check_headers, check_subscription
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ F = TypeVar("F", bound="Facade")
 _NO_JETSTREAM = (
     "nobody answers to {what}: JetStream is not enabled on this server or for this account, or prefix or domain are wrong"
 )
+_NOT_DIRECT = "nobody answers to {what}: the stream is missing or does not allow direct access (allow_direct)"
 _FOOT = """
 
 Blocks; any thread may call it. Raises RequestTimeoutError when it is not through within {limit},
@@ -134,6 +136,7 @@ class Facade:
         self, native: Callable[..., Coroutine[Any, Any, T]], *args: Any, limit: Optional[float] = None, **kwargs: Any
     ) -> T:
         """Call a coroutine method of nats-py's, and wait for it. ``limit``: seconds, if not this object's ``timeout``."""
+        check_arguments(native, args, kwargs)
         name = native.__name__
         what = f"{type(self).__name__}.{name}"
         channel = Channel(self._pool, what, Deadline(self._timeout if limit is None else self._pool._limit(limit)))
@@ -198,10 +201,9 @@ def run(coro: Coroutine[Any, Any, T], channel: Channel) -> T:
     except nats.js.errors.APIError as error:
         _explain(error, channel)
         raise
-    except nats.errors.NoRespondersError as error:
-        raise nats.js.errors.ServiceUnavailableError(
-            code=503, description=_NO_JETSTREAM.format(what=channel.what)
-        ) from error
+    except NoRespondersError as error:
+        why = _NOT_DIRECT if ".DIRECT.GET." in error.subject else _NO_JETSTREAM
+        raise nats.js.errors.ServiceUnavailableError(code=503, description=why.format(what=channel.what)) from error
     except json.JSONDecodeError as error:
         raise NatsBridgeError(f"{channel.what} was answered by something that is not JetStream: {error}") from error
     finally:

@@ -16,7 +16,7 @@ from nats.js.manager import _validate_consumer_name, _validate_stream_name
 from . import _wire
 from ._blocking import Channel
 from ._deadline import Deadline
-from .errors import NoRespondersError
+from .errors import NoRespondersError, NoStreamResponseError
 from .options import Data, check_subject, check_subscription
 
 INACTIVE_THRESHOLD = 300.0  # seconds without a reader after which the server deletes a consumer made for a subscription
@@ -70,6 +70,7 @@ class Context(JetStreamContext):
         msg_ttl: Optional[float] = None,
     ) -> api.PubAck:
         """As nats-py's, but: a 503 is tried again (ADR-22), and the caller's headers stay as they are."""
+        check_subject(subject)
         headers = publish_headers(headers, stream, msg_ttl)
         channel: Channel = self._nc
         retries = self._settings.retries
@@ -80,7 +81,7 @@ class Context(JetStreamContext):
             except NoRespondersError:
                 left = channel.deadline.remaining()
                 if retries <= 0 or (left is not None and left <= self._settings.retry_wait):
-                    raise nats.js.errors.NoStreamResponseError(f"no stream stores {subject!r}") from None
+                    raise NoStreamResponseError(subject) from None
             retries -= 1
             time.sleep(self._settings.retry_wait)
 

@@ -19,7 +19,7 @@ _EXPIRES = 30.0  # seconds that a request of a reading thread stays with the ser
 _AHEAD = 1.0  # seconds' worth of messages that may wait here for the thread that reads
 _MARGIN = 0.05  # seconds by which the server's time for a request ends before ours (ADR-37)
 _LONGEST = 3600.0  # seconds for one request; a fetch that takes longer repeats it
-_MOMENT = 0.25  # seconds between looks at a consumer that does not answer
+MOMENT = 0.25  # seconds between looks at a consumer that does not answer
 
 
 class Reader:
@@ -80,7 +80,7 @@ class Reader:
                     elif not wanted and not self._missed_heartbeats(heartbeat):
                         if deadline.passed():
                             raise Abandoned
-                        pulls.cond.wait_slice(deadline.remaining())
+                        pulls.cond.wait_slice(deadline.at_most(heartbeat))
                 if looking:
                     self._look(deadline)
                 elif wanted:
@@ -113,7 +113,8 @@ class Reader:
                     looking, pulls.trouble = pulls.trouble is not None, None
                 if not looking and (under_way or (lingering and deadline.at_most(1.0) <= _MARGIN)):
                     if heartbeat is None or not self._missed_heartbeats(heartbeat):
-                        pulls.cond.wait_slice(deadline.remaining() if pull is None else pull.remaining(deadline))
+                        left = deadline.at_most(_LONGEST) if pull is None else pull.remaining(deadline)
+                        pulls.cond.wait_slice(left if heartbeat is None else min(left, heartbeat))
                     continue
             if looking:
                 self._look(deadline)
@@ -163,7 +164,7 @@ class Reader:
 
     def pause(self, deadline: Deadline) -> None:
         """For ``look``: a moment, or until the end."""
-        until = Deadline(deadline.at_most(_MOMENT))
+        until = Deadline(deadline.at_most(MOMENT))
         with self.pulls.cond:
             while not until.passed() and self.pulls.ended is None:
                 self.pulls.cond.wait_slice(until.remaining())

@@ -31,6 +31,7 @@ __all__ = [
     "MaxPayloadError",
     "NatsBridgeError",
     "NoRespondersError",
+    "NoStreamResponseError",
     "PermissionDeniedError",
     "PublishManyError",
     "RequestTimeoutError",
@@ -122,6 +123,17 @@ class NoRespondersError(NatsBridgeError, nats.errors.NoRespondersError):
 
     def __init__(self, subject: str) -> None:
         NatsBridgeError.__init__(self, f"no responders on subject {subject!r}: is a worker subscribed to it?")
+        self.subject = subject
+
+    def _facts(self) -> Tuple[Any, ...]:
+        return (self.subject,)
+
+
+class NoStreamResponseError(NatsBridgeError, nats.js.errors.NoStreamResponseError):
+    """No stream stores ``subject``, or the one that does has had no leader for as long as the publish was repeated."""
+
+    def __init__(self, subject: str) -> None:
+        NatsBridgeError.__init__(self, f"no stream stores {subject!r}: the message was not published")
         self.subject = subject
 
     def _facts(self) -> Tuple[Any, ...]:

@@ -11,6 +11,7 @@ from nats.js.client import (
     DEFAULT_JS_SUB_PENDING_MSGS_LIMIT,
     JetStreamContext,
 )
+from nats.js.manager import _validate_stream_name
 
 from ._blocking import blocking
 from ._context import INACTIVE_THRESHOLD, Binding
@@ -267,9 +268,12 @@ class JetStream(Buckets):
 
         Raises nats-py's errors (NotFoundError for a missing stream), TypeError, ValueError, and what every call raises.
         """
+        _validate_stream_name(stream)
         subjects = [filter_subjects] if isinstance(filter_subjects, str) else list(filter_subjects)
         for subject in subjects:
             check_subscription(subject)
+        if not subjects and deliver_policy == api.DeliverPolicy.LAST_PER_SUBJECT:
+            subjects = [">"]  # the server wants one
         config = ordered_config(
             filter_subject=subjects[0] if len(subjects) == 1 else None,
             filter_subjects=subjects if len(subjects) > 1 else None,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import inspect
-from functools import lru_cache
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -12,9 +10,7 @@ from typing import (
     Coroutine,
     Iterator,
     List,
-    Mapping,
     Optional,
-    Sequence,
     Tuple,
     TypeVar,
     Union,
@@ -25,6 +21,7 @@ from nats.js import api
 from nats.js.kv import KV_DEL, KV_MARKER_REASON, KV_OP, KV_PURGE
 from nats.js.kv import KeyValue as NatsKeyValue
 
+from ._arguments import check_arguments
 from ._blocking import Channel, blocking
 from ._bucket import Bucket
 from ._deadline import Deadline, check_timeout
@@ -32,7 +29,7 @@ from ._waiter import Abandoned
 from ._watching import Watcher
 from .errors import BadSubjectError, RequestTimeoutError
 from .jsmessage import JetStreamMessage
-from .options import check_callable, check_count, check_data, check_subject
+from .options import check_callable, check_subject
 
 if TYPE_CHECKING:
     from .jetstream import JetStream
@@ -74,7 +71,12 @@ class KeyValue(Bucket):
     def _call(
         self, native: Callable[..., Coroutine[Any, Any, T]], *args: Any, limit: Optional[float] = None, **kwargs: Any
     ) -> T:
-        key = self._check(_arguments(native, args, kwargs))
+        check_arguments(native, args, kwargs)
+        key = str(args[0] if args else kwargs.get("key", "-"))
+        try:
+            check_subject(f"{self._pre}{key}")  # nats-py's purge takes wildcards, and other keys with them
+        except BadSubjectError as error:
+            raise nats.js.errors.InvalidKeyError(f"{key!r}: {str(error).rpartition(': ')[2]}") from None
         try:
             return super()._call(native, *args, limit=limit, **kwargs)
         except nats.js.errors.KeyNotFoundError as error:
@@ -83,22 +85,6 @@ class KeyValue(Bucket):
         except nats.js.errors.InvalidKeyError as error:
             error.description = f"{key!r}: letters, digits and -/_=. only, no dot at either end"
             raise
-
-    def _check(self, arguments: Mapping[str, Any]) -> str:
-        """What nats-py would send: a key with a wildcard purges other keys. Returns the key."""
-        key = arguments.get("key", "-")
-        if not isinstance(key, str):
-            raise TypeError(f"key must be a str, not {key!r} ({type(key).__name__})")
-        try:
-            check_subject(f"{self._pre}{key}")
-        except BadSubjectError as error:
-            raise nats.js.errors.InvalidKeyError(f"{key!r}: {str(error).rpartition(': ')[2]}") from None
-        if "value" in arguments:
-            check_data(arguments["value"], "value")
-        for name in ("last", "revision"):
-            if arguments.get(name) is not None:
-                check_count(arguments[name], name, least=0)
-        return key
 
     get = blocking(NatsKeyValue.get)
     put = blocking(NatsKeyValue.put)
@@ -285,13 +271,3 @@ def operation_of(message: JetStreamMessage) -> Optional[str]:
     if operation is not None or KV_MARKER_REASON not in headers:
         return operation
     return _MARKERS.get(headers[KV_MARKER_REASON], "")
-
-
-@lru_cache(maxsize=None)
-def _signature(native: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(native)
-
-
-def _arguments(native: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """By their names. Raises TypeError for those that it does not take."""
-    return _signature(native).bind(None, *args, **kwargs).arguments

@@ -9,6 +9,8 @@ from nats.js.manager import JetStreamManager
 
 from ._blocking import Channel, Facade, blocking
 from ._context import Context, Settings
+from ._deadline import Deadline
+from .options import check_count
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -34,7 +36,6 @@ class Manager(Facade):
     delete_consumer = blocking(JetStreamManager.delete_consumer)
     pause_consumer = blocking(JetStreamManager.pause_consumer)
     resume_consumer = blocking(JetStreamManager.resume_consumer)
-    reset_consumer = blocking(JetStreamManager.reset_consumer)
 
     get_msg = blocking(JetStreamManager.get_msg)
     get_last_msg = blocking(JetStreamManager.get_last_msg)
@@ -46,7 +47,7 @@ class Manager(Facade):
 
     def streams_info(self, offset: int = 0) -> List[api.StreamInfo]:
         """Up to 256 streams, from number ``offset`` on."""
-        return self._call(JetStreamManager.streams_info, offset)
+        return self._call(JetStreamManager.streams_info, check_count(offset, "offset", least=0))
 
     def streams_info_iterator(self, offset: int = 0) -> Iterator[api.StreamInfo]:
         """All streams from number ``offset`` on; asks for the next 256 when they are wanted, and may then raise."""
@@ -65,6 +66,17 @@ class Manager(Facade):
         """A consumer's configuration and state. ``timeout``: seconds for this call, this object's if None."""
         info: api.ConsumerInfo = self._call(JetStreamManager.consumer_info, stream, consumer, limit=timeout)
         return info
+
+    def reset_consumer(
+        self, stream: str, consumer: str, seq: Optional[int] = None, timeout: Optional[float] = None
+    ) -> api.ConsumerReset:
+        """Make a consumer deliver again what it did not get acknowledged, or all from ``seq`` on (nats-server 2.12).
+
+        timeout: seconds for this call, this object's if None. Raises nats-py's NotFoundError.
+        """
+        deadline = Deadline(self._timeout if timeout is None else self._pool._limit(timeout))
+        self.consumer_info(stream, consumer, deadline.remaining())  # the server does not answer for one that is missing
+        return self._call(JetStreamManager.reset_consumer, stream, consumer, seq, limit=deadline.remaining())
 
     def add_consumer(
         self, stream: str, config: Optional[api.ConsumerConfig] = None, timeout: Optional[float] = None, **params: Any

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
 from ._deadline import check_interval, check_timeout
-from .errors import BadHeaderError, BadSubjectError
+from .errors import BadHeaderError, BadSubjectError, MaxPayloadError
 
 Data = Union[bytes, bytearray, memoryview]
 Headers = Optional[Mapping[str, str]]
@@ -156,6 +156,13 @@ def headers_size(headers: Optional[Mapping[str, str]]) -> int:
     if not headers:
         return 0
     return _HEADER_FRAME + sum(len(n.encode()) + len(v.encode()) + _HEADER_LINE for n, v in headers.items())
+
+
+def check_size(data: bytes, headers: Optional[Mapping[str, str]], limit: int, extra: int = 0) -> None:
+    """Raises MaxPayloadError for more than the server takes: it would close the connection. nats-py counts no headers."""
+    size = len(data) + extra + headers_size(headers)
+    if size > limit:
+        raise MaxPayloadError(size, limit)
 
 
 def check_connect_id(connect_id: object) -> str:

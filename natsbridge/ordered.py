@@ -12,6 +12,7 @@ from nats.js import api
 from . import _wire
 from ._deadline import Deadline
 from ._pulls import Pulls
+from ._reading import MOMENT
 from .jsmessage import JetStreamMessage
 from .manager import Manager
 from .pulling import PullSubscription
@@ -95,7 +96,7 @@ class OrderedConsumer(PullSubscription):
                 raise
             self._missing = True  # a server that has just started may not know all of its streams yet
         except (nats.js.errors.ServiceUnavailableError, nats.errors.TimeoutError):
-            if deadline.passed():
+            if deadline.at_most(1.0) <= MOMENT:
                 raise
         else:
             self._missing = False

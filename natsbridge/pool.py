@@ -15,7 +15,7 @@ from ._link import Link, LinkStats
 from ._outbox import publish_command
 from ._runtime import Runtime
 from ._waiter import Abandoned, Lock, Waiter
-from .errors import ClosedError, MaxPayloadError, RequestTimeoutError
+from .errors import ClosedError, RequestTimeoutError
 from .jetstream import JetStream
 from .message import Message
 from .options import (
@@ -31,9 +31,9 @@ from .options import (
     check_headers,
     check_line,
     check_queue,
+    check_size,
     check_subject,
     check_subscription,
-    headers_size,
     redact,
 )
 from .registry import OnlineRegistry, online_clients
@@ -362,15 +362,8 @@ class Pool:
         limit = self._timeout if timeout is None else self._limit(timeout)
         link = self._link()
         if checked is not None or len(data) > link.connection.max_payload:
-            self._check_size(link, data, checked)
+            check_size(data, checked, link.connection.max_payload)
         link.outbox.publish(publish_command(subject, data, reply, checked), limit)
-
-    @staticmethod
-    def _check_size(link: Link, data: bytes, headers: Headers, extra: int = 0) -> None:
-        size = len(data) + extra + (headers_size(headers) if headers else 0)
-        limit = link.connection.max_payload
-        if size > limit:
-            raise MaxPayloadError(size, limit)
 
     def flush(self, timeout: Optional[float] = None) -> None:
         """Wait until the server has processed everything that was published before, by any thread.
@@ -418,7 +411,7 @@ class Pool:
         """One request, checked, and its reply as nats-py parsed it. Raises ``Abandoned`` at the deadline."""
         link = self._link(deadline)
         link.loop.refuse_here()
-        self._check_size(link, data, headers)
+        check_size(data, headers, link.connection.max_payload)
         pending = PendingRequest(link, subject)
         link.register(pending.token, pending, ticking=False)
         try:
@@ -461,7 +454,7 @@ class Pool:
         is_last = empty_payload if sentinel is True else (sentinel or None)
         deadline = Deadline(total)
         link = self._link(deadline)
-        self._check_size(link, data, checked)
+        check_size(data, checked, link.connection.max_payload)
         inbox = ReplyInbox(link, subject)
         try:
             link.outbox.publish(publish_command(subject, data, inbox.inbox, checked), deadline.remaining(), inbox)
@@ -598,7 +591,7 @@ class Pool:
         start = Deadline(total.at_most(self._timeout))
         link = self._link(start)
         protocol_headers = 200 + (0 if connect_id is None else len(connect_id.encode()))
-        self._check_size(link, data, checked, protocol_headers)
+        check_size(data, checked, link.connection.max_payload, protocol_headers)
         source = StreamSource(
             link,
             self.registry,

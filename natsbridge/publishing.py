@@ -6,6 +6,7 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
 
 from nats.js import api
 
+from . import _fork
 from ._acks import AckInbox, PublishFuture
 from ._blocking import blocking, plain_headers
 from ._context import Context, publish_headers
@@ -22,8 +23,13 @@ class _Slot:
     """The inbox for acknowledgements that a ``JetStream`` and its copies share; another one after a fork."""
 
     def __init__(self) -> None:
-        self.lock = Lock()
+        self.lock = Lock()  # held while connecting, so that concurrent first uses make one inbox
         self.inbox: Optional[AckInbox] = None
+        _fork.watch(self)
+
+    def _after_fork_in_child(self) -> None:
+        _fork.park(self.inbox)
+        self.lock, self.inbox = Lock(), None
 
 
 class Publisher(Manager):
@@ -113,5 +119,5 @@ class Publisher(Manager):
         with slot.lock:
             inbox = slot.inbox
             if inbox is None or not inbox.usable:
-                inbox = slot.inbox = AckInbox(self._pool, self._settings)
+                inbox = slot.inbox = AckInbox(self._pool._link(), self._settings)
             return inbox

@@ -13,7 +13,7 @@ from ._handling import Consuming, JetStreamHandler
 from ._link import Link
 from ._outbox import publish_command
 from ._pulls import Pulls, StopReading
-from ._reading import Reader
+from ._reading import MOMENT, Reader
 from ._waiter import Abandoned
 from .errors import ClosedError, FetchTimeoutError
 from .jsmessage import AckPort, JetStreamMessage
@@ -193,7 +193,7 @@ class PullSubscription:
                 self._reader.pause(deadline)  # a server that has just started may not know all of its streams yet
                 continue
             except (nats.js.errors.ServiceUnavailableError, nats.errors.TimeoutError):
-                if deadline.passed():
+                if deadline.at_most(1.0) <= MOMENT:
                     raise
             self._reader.pause(deadline)
             return

@@ -31,11 +31,6 @@ from natsbridge.server import EmbeddedServer
 
 
 @pytest.fixture
-def js(pool: Pool) -> JetStream:
-    return pool.jetstream()
-
-
-@pytest.fixture
 def deaf(pool: Pool, unique: str) -> Iterator[JetStream]:
     """JetStream below a prefix where somebody listens, and never answers."""
     with pool.subscribe(f"{unique}.>"):
@@ -52,9 +47,9 @@ def test_signature_and_defaults_are_those_of_nats_py() -> None:
 
 
 def test_the_docstring_is_that_of_nats_py_without_its_examples() -> None:
-    text = JetStream.reset_consumer.__doc__
+    text = JetStream.delete_msg.__doc__
     assert text is not None
-    assert "Reset a consumer's delivery state" in text
+    assert "Delete a message from a stream based on the sequence ID" in text
     assert "``timeout`` seconds" in text
     assert "await" not in "".join(getattr(JetStream, name).__doc__ or "" for name in dir(JetStream))
 

@@ -25,6 +25,7 @@ SAMPLES: List[Tuple[NatsBridgeError, Dict[str, Any]]] = [
     (errors.StreamGapError(3, 5), {"expected": 3, "got": 5}),
     (errors.BusyError("all are busy"), {"message": "all are busy"}),
     (errors.NoRespondersError("a.b"), {"subject": "a.b"}),
+    (errors.NoStreamResponseError("a.b"), {"subject": "a.b"}),
     (errors.RequestTimeoutError("no reply came"), {"message": "no reply came"}),
     (errors.PublishManyError([None], {0: errors.ClosedError("it is closed")}), {}),
     (errors.FetchTimeoutError("no message came"), {"message": "no message came"}),

@@ -14,7 +14,7 @@ PACKAGE = Path(natsbridge.__file__).parent
 
 # The core, from the bottom: a module imports from layers below its own only.
 LAYERS: List[Set[str]] = [
-    {"_deadline", "_fork", "_wire", "errors"},
+    {"_arguments", "_deadline", "_fork", "_wire", "errors"},
     {"_outgoing", "_waiter", "message", "options"},
     {"_incoming", "_loop", "_mailbox", "_workers", "registry"},
     {"_connection", "_files", "_outbox"},
@@ -39,8 +39,8 @@ CORE: Dict[str, int] = {module: layer for layer, modules in enumerate(LAYERS) fo
 # Who may know the client library below, and who the event loop.
 NATS_CLIENT = {"_connection"}
 NATS_FACADES = {  # they reuse what it builds on its client
-    "_acks", "_blocking", "_bucket", "_context", "_objects", "_pushed", "buckets", "jetstream", "keyvalue", "manager",
-    "objectstore", "ordered", "publishing", "pulling", "pushing",
+    "_acks", "_arguments", "_blocking", "_bucket", "_context", "_objects", "_pushed", "buckets", "jetstream", "keyvalue",
+    "manager", "objectstore", "ordered", "publishing", "pulling", "pushing",
 }  # fmt: skip
 NATS = {  # all the others know the errors and the message that the client hands over
     *NATS_CLIENT,
