@@ -69,6 +69,7 @@ class Pulls:
         self.messages: Deque[JetStreamMessage] = deque()
         self.pulls: Dict[int, Pull] = {}
         self.trouble: Optional[str] = None  # why the consumer did not answer: a reader has to look
+        self.shutdown = False  # the server is about to hang up: what it is asked now is lost
         self.error: Optional[Exception] = None  # for the next reader
         self.ended: Optional[Exception] = None  # for every reader from now on
         self.heard = time.monotonic()  # when anything came last
@@ -180,6 +181,7 @@ class Pulls:
             if known:
                 self._over(int(number))
             description = (msg.headers or {}).get(_DESCRIPTION, "").strip()
+            self.shutdown = self.shutdown or description == "Server Shutdown"
             if status == "503" or (status == "409" and description in self.passing):
                 self.trouble = description if status == "409" else "nobody answers for the consumer"
             elif status not in _OVER and known and "Batch Completed" not in description:

@@ -18,6 +18,9 @@ from .manager import Manager
 from .pulling import PullSubscription
 
 
+_ATTEMPT = 2.0  # seconds after which making another consumer is tried anew: a restart may have swallowed the request
+
+
 class OrderedPulls(Pulls):
     """Takes only what comes next: a message of an earlier consumer is dropped, and so is one behind a gap."""
 
@@ -89,8 +92,11 @@ class OrderedConsumer(PullSubscription):
 
     def _look(self, deadline: Deadline) -> None:
         """Something was lost: go on with a new consumer."""
+        if self._pulls.shutdown:
+            self._pulls.shutdown = False
+            self._reader.pause(deadline)
         try:
-            self._create(deadline)
+            self._create(Deadline(deadline.at_most(_ATTEMPT)))
         except nats.js.errors.NotFoundError:
             if self._missing:
                 raise
