@@ -32,6 +32,8 @@ from .jsmessage import JetStreamMessage
 from .options import check_callable, check_subject
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
+
     from .jetstream import JetStream
 
 T = TypeVar("T")
@@ -57,8 +59,8 @@ class KeyValue(Bucket):
     child. When the bucket itself is gone, every method raises nats-py's BucketNotFoundError.
     """
 
-    Entry = NatsKeyValue.Entry
-    BucketStatus = NatsKeyValue.BucketStatus
+    Entry: TypeAlias = NatsKeyValue.Entry
+    BucketStatus: TypeAlias = NatsKeyValue.BucketStatus
 
     def __init__(self, js: JetStream, name: str, stream: str, pre: str, direct: bool) -> None:
         """Made by ``JetStream``."""

@@ -29,6 +29,8 @@ from .jsmessage import JetStreamMessage
 from .options import MAX_SUBJECT_BYTES, check_callable, check_count
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
+
     from .jetstream import JetStream
 
 _MOST_LINKS = 8
@@ -49,8 +51,8 @@ class ObjectStore(Bucket):
     gone, every method raises nats-py's BucketNotFoundError.
     """
 
-    ObjectResult = NatsObjectStore.ObjectResult
-    ObjectStoreStatus = NatsObjectStore.ObjectStoreStatus
+    ObjectResult: TypeAlias = NatsObjectStore.ObjectResult
+    ObjectStoreStatus: TypeAlias = NatsObjectStore.ObjectStoreStatus
 
     def __init__(self, js: JetStream, name: str, stream: str) -> None:
         """Made by ``JetStream``."""

@@ -17,7 +17,6 @@ from .jsmessage import JetStreamMessage
 from .manager import Manager
 from .pulling import PullSubscription
 
-
 _ATTEMPT = 2.0  # seconds after which making another consumer is tried anew: a restart may have swallowed the request
 
 
