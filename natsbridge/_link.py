@@ -49,6 +49,8 @@ class End(Protocol):
 class LinkStats(NamedTuple):
     connected: bool
     server: Optional[str]
+    client_id: Optional[int]  # what the server calls this client
+    client_ip: Optional[str]  # from which address the server sees it come
     reconnects: int
     in_messages: int
     out_messages: int
@@ -226,9 +228,12 @@ class Link:
         """Any thread: a snapshot; counts of messages and bytes go on through reconnects."""
         counts = self.connection.counts()
         waiting, waiting_bytes = self.outbox.waiting()
+        client_id, client_ip = self.connection.identity()
         return LinkStats(
             connected=self.connection.up,
             server=self.connection.server(),
+            client_id=client_id,
+            client_ip=client_ip,
             reconnects=counts["reconnects"],
             in_messages=counts["in_msgs"],
             out_messages=counts["out_msgs"],

@@ -330,6 +330,10 @@ class ConnectOptions:
     def _declared() -> Tuple[str, ...]:
         return tuple(f for f in ConnectOptions.__dataclass_fields__ if f not in ("servers", "nats_options"))
 
+    def redacted(self) -> List[str]:
+        """The servers' URLs without credentials."""
+        return [redact(url) for url in self.urls]
+
     def for_nats(self) -> Dict[str, Any]:
         """Keyword arguments for ``nats.aio.client.Client.connect``, callbacks apart."""
         options = {key: getattr(self, key) for key in self._declared()}

@@ -8,13 +8,14 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
 
-from . import _fork, _wire, presence, process
+from . import _fork, presence, process
 from ._context import Settings, api_prefix
 from ._deadline import Deadline, check_interval, check_timeout
 from ._link import Link, LinkStats
 from ._outbox import publish_command
 from ._runtime import Runtime
 from ._waiter import Abandoned, Lock, Waiter
+from .connections import Connections
 from .errors import ClosedError, RequestTimeoutError
 from .jetstream import JetStream
 from .message import Message
@@ -34,7 +35,6 @@ from .options import (
     check_size,
     check_subject,
     check_subscription,
-    redact,
 )
 from .registry import OnlineRegistry, online_clients
 from .replies import Replies, ReplyInbox, Sentinel, empty_payload
@@ -42,7 +42,6 @@ from .requester import PendingRequest, ResponseStream, StreamSource
 from .subscription import Handler, Subscription
 
 if TYPE_CHECKING:
-    from nats.aio.client import ServerVersion
     from nats.aio.msg import Msg
 
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
@@ -84,7 +83,7 @@ class PoolStats(NamedTuple):
         return sum(link.streams for link in self.connections)
 
 
-class Pool:
+class Pool(Connections):
     """Connections to NATS behind one background thread; thread-safe, meant to be made once per process and shared.
 
     The constructor only checks its arguments. The pool opens on first use, with ``open()``, or as a context manager, and is
@@ -319,6 +318,11 @@ class Pool:
         if runtime is not None:
             runtime.report(error)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` or ``drain`` was called."""
+        return self._state == _CLOSED
+
     def _check_not_closed(self) -> None:
         if self._state == _CLOSED:
             raise ClosedError(f"pool {self.name!r} is closed: make a new Pool")
@@ -472,6 +476,7 @@ class Pool:
         *,
         queue: str = "",
         handler: Optional[Handler] = None,
+        max_msgs: int = 0,
         pending_messages: int = 65_536,
         pending_bytes: int = 64 * 1024 * 1024,
         timeout: Optional[float] = None,
@@ -481,6 +486,7 @@ class Pool:
         queue: the queue group, of whose members one gets each message.
         handler: ``handler(message)``, called for one message at a time, in order, on the pool's handler threads; what it
             raises is logged and reported. Without one, iterate the subscription or call its ``next_msg``.
+        max_msgs: end the subscription after so many messages, 0 for never.
         pending_messages, pending_bytes: how much may wait for a slow reader before newer messages are dropped.
 
         Raises BadSubjectError, PermissionDeniedError, RequestTimeoutError, ConnectError, ClosedError, TypeError or
@@ -491,6 +497,7 @@ class Pool:
             check_line(subject, check_queue(queue))
         if handler is not None:
             check_callable(handler, "handler")
+        check_count(max_msgs, "max_msgs", least=0)
         check_count(pending_messages, "pending_messages")
         check_count(pending_bytes, "pending_bytes")
         deadline = Deadline(self._limit(timeout))
@@ -506,6 +513,7 @@ class Pool:
             respond=self._respond,
             on_error=runtime.report,
             on_end=_detach_from(self),
+            max_msgs=max_msgs,
             pending_messages=pending_messages,
             pending_bytes=pending_bytes,
         )
@@ -716,18 +724,6 @@ class Pool:
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    def new_inbox(self) -> str:
-        """A subject below ``inbox_prefix`` that nobody else has, as for the reply of a message; never blocks."""
-        return f"{self._options.inbox_prefix}.{_wire.stream_token()}"
-
-    @property
-    def connected_server_version(self) -> ServerVersion:
-        """The version of the server, with ``major``, ``minor`` and ``patch``; connects on first use.
-
-        Raises ConnectError, ClosedError.
-        """
-        return self._link().connection.server_version()
-
     def stats(self) -> PoolStats:
         """Figures of this moment and totals; never blocks, never connects."""
         with self._lock:
@@ -740,7 +736,7 @@ class Pool:
 
     def __repr__(self) -> str:
         stats = self.stats()
-        servers = ", ".join(redact(url) for url in self._options.urls)
+        servers = ", ".join(self._options.redacted())
         return (
             f"<Pool {self.name!r} {servers} {stats.state}: {stats.connected} of {self._size} connected, "
             f"{stats.streams} streams, {stats.subscriptions} subscriptions, {stats.handlers_running} handlers running>"

@@ -20,7 +20,7 @@ LAYERS: List[Set[str]] = [
     {"_connection", "_files", "_outbox"},
     {"_link"},
     {"_runtime", "presence", "process", "replies", "requester", "responder", "subscription"},
-    {"_blocking", "jsmessage"},
+    {"_blocking", "connections", "jsmessage"},
     {"_context", "_handling", "_pulls", "_pushed"},
     {"_acks", "_reading", "manager"},
     {"publishing", "pulling", "pushing"},
