@@ -52,19 +52,9 @@ PAIRS: List[Tuple[type, str]] = [
 
 # Counterparts that are not there yet, as "JetStream.key_value", or a whole class. Empty when all is done.
 COMING: Set[str] = {
-    "KeyValue",
-    "KeyWatcher",
-    "ObjectStore",
-    "ObjectWatcher",
     "Service",
     "EndpointGroup",
     "ServiceRequest",
-    "JetStream.key_value",
-    "JetStream.create_key_value",
-    "JetStream.delete_key_value",
-    "JetStream.object_store",
-    "JetStream.create_object_store",
-    "JetStream.delete_object_store",
 }
 
 
