@@ -21,8 +21,13 @@ import natsbridge
 from natsbridge import (
     ClientOfflineError,
     Error,
+    JetStream,
+    JetStreamMessage,
+    KeyValue,
+    KeyWatcher,
     Message,
     NoRespondersError,
+    ObjectStore,
     OnlineRegistry,
     Pool,
     Replies,
@@ -174,7 +179,9 @@ def test_the_readmes_three_lines(server: EmbeddedServer, subscriber: Subscriber,
 
 CODE = [(page, block) for page in PAGES for block in blocks(page, "python")]
 KNOWN: Dict[str, Type[Any]] = {
-    "message": Message,
+    "js": JetStream,
+    "kv": KeyValue,
+    "message": JetStreamMessage,
     "pool": Pool,
     "gateway": Pool,
     "worker": Pool,
@@ -184,9 +191,11 @@ KNOWN: Dict[str, Type[Any]] = {
     "replies": Replies,
     "sender": ResponseSender,
     "server": EmbeddedServer,
+    "store": ObjectStore,
     "stream": ResponseStream,
     "subscriber": Subscriber,
     "subscription": Subscription,
+    "watcher": KeyWatcher,
 }
 
 
