@@ -66,6 +66,10 @@ class Channel:
         headers: Optional[Mapping[str, str]] = None,
     ) -> Msg:
         """Never suspends. ``timeout`` and ``old_style`` are nats-py's: the call's own deadline counts."""
+        return self.ask(subject, payload, headers)
+
+    def ask(self, subject: str, payload: Data, headers: Optional[Mapping[str, str]]) -> Msg:
+        """One request. Raises RequestTimeoutError, and what ``Pool.request`` raises."""
         check_subscription(subject)  # a consumer's filter is part of a subject, so wildcards are right
         data = check_data(payload, "payload")
         try:
@@ -96,7 +100,7 @@ class Channel:
 
 def plain_headers(headers: Optional[Mapping[str, str]]) -> Optional[Dict[str, str]]:
     """nats-py names its headers with an enum, whose members print differently from one Python to the next."""
-    if not isinstance(headers, Mapping):
+    if headers is None or not isinstance(headers, Mapping):
         return headers
     return {name.value if isinstance(name, Enum) else name: value for name, value in headers.items()}
 
@@ -205,10 +209,14 @@ def run(coro: Coroutine[Any, Any, T], channel: Channel) -> T:
         why = _NOT_DIRECT if ".DIRECT.GET." in error.subject else _NO_JETSTREAM
         raise nats.js.errors.ServiceUnavailableError(code=503, description=why.format(what=channel.what)) from error
     except json.JSONDecodeError as error:
-        raise NatsBridgeError(f"{channel.what} was answered by something that is not JetStream: {error}") from error
+        raise not_jetstream(channel.what, error) from error
     finally:
         coro.close()
     raise AssertionError(f"{channel.what} awaits something that is not the channel")
+
+
+def not_jetstream(what: str, error: Exception) -> NatsBridgeError:
+    return NatsBridgeError(f"{what} was answered by something that is not JetStream: {error}")
 
 
 def _explain(error: nats.js.errors.APIError, channel: Channel) -> None:

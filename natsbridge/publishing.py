@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
 
 from nats.js import api
 
 from . import _fork
 from ._acks import AckInbox, PublishFuture
-from ._blocking import blocking, plain_headers
-from ._context import Context, publish_headers
+from ._blocking import Channel, not_jetstream, plain_headers
+from ._context import publish, publish_headers
 from ._deadline import Deadline, check_timeout
 from ._waiter import Abandoned, Lock
 from .errors import PublishManyError, RequestTimeoutError
@@ -39,7 +40,32 @@ class Publisher(Manager):
         super().__init__(*args, **kwargs)
         self._slot = _Slot()
 
-    publish = blocking(Context.publish)
+    def publish(
+        self,
+        subject: str,
+        payload: Data = b"",
+        timeout: Optional[float] = None,
+        stream: Optional[str] = None,
+        headers: Optional[Dict[str, Any]] = None,
+        msg_ttl: Optional[float] = None,
+    ) -> api.PubAck:
+        """Publish a message, and wait until a stream has stored it.
+
+        timeout: seconds, this object's if None.
+        stream: the stream that has to store it.
+        msg_ttl: seconds after which it is deleted (nats-server 2.11, and only where the stream allows it).
+
+        A header ``Nats-Msg-Id`` makes a second publish with the same id a duplicate, which the acknowledgement tells. When
+        no stream answers, it is tried again as ``Pool.jetstream`` was told. Raises NoStreamResponseError, nats-py's
+        APIError for what the stream refuses, RequestTimeoutError (it may be stored or not), BadSubjectError,
+        BadHeaderError, MaxPayloadError, TypeError, ValueError, PermissionDeniedError, ClosedError, ConnectError.
+        """
+        deadline = Deadline(self._timeout if timeout is None else self._pool._limit(timeout))
+        channel = Channel(self._pool, "JetStream.publish", deadline)
+        try:
+            return publish(channel, self._settings, subject, payload, publish_headers(headers, stream, msg_ttl))
+        except json.JSONDecodeError as error:
+            raise not_jetstream(channel.what, error) from error
 
     def publish_async(
         self,
