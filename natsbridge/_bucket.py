@@ -6,6 +6,7 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Callable, Coroutine, Iterator, Optional, Sequence, TypeVar, Union
 
+import nats.errors
 import nats.js.errors
 from nats.js import api
 
@@ -78,8 +79,30 @@ class Bucket(Facade):
                 return True
             except Error:
                 return False
+        if isinstance(error, nats.js.errors.BucketNotFoundError):
+            return False  # it says so
         cause = error.__context__
         return _NO_STREAM in (getattr(error, "err_code", None), getattr(cause, "err_code", None))
+
+    def _same_as_now(self) -> Callable[[Deadline], None]:
+        """A check that the bucket is still this one, and no other of the same name, whose numbers begin anew."""
+        with self._explaining():
+            created = self._api.stream_info(self._stream).created
+        js, name, stream = self._js, self._name, self._stream
+
+        def check(deadline: Deadline) -> None:
+            try:
+                now = js.with_timeout(deadline.at_most(js.timeout)).stream_info(stream).created
+            except nats.js.errors.NotFoundError:
+                return  # the reader finds out
+            except nats.errors.TimeoutError:
+                return  # and will lose its consumer again
+            if now != created:
+                raise nats.js.errors.BucketNotFoundError(
+                    404, f"bucket {name!r} was deleted and created again: watch it anew", _NO_STREAM
+                )
+
+        return check
 
     def _read(
         self,

@@ -109,6 +109,8 @@ class Upload:
         """Remove what is stored of it, once nothing is on its way any more; reports what cannot be removed."""
         deadline = Deadline(self._js.timeout)
         stored = self._chunks > 0
+        for future, _ in self._pending:
+            future.withdraw()  # it would be sent after the connection is back, and after the others are removed
         try:
             for future, _ in self._pending:
                 refused = isinstance(future.exception(deadline.remaining()), nats.js.errors.APIError)

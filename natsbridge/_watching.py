@@ -43,10 +43,11 @@ class Watcher(Generic[T]):
         consumer: OrderedConsumer,
         decode: Callable[[JetStreamMessage], Optional[T]],
         *,
-        updates_only: bool,
-        handler: Optional[Callable[[T], object]],
+        updates_only: bool = False,
+        handler: Optional[Callable[[T], object]] = None,
+        follows: bool = True,
     ) -> None:
-        """``decode``: makes an update of a message, None to leave it out."""
+        """``decode``: makes an update of a message, None to leave it out. ``follows``: it is there to stay."""
         self._name, self._pool = bucket._name, bucket._pool
         self._consumer = consumer
         self._tail = Tail(bucket, consumer)
@@ -55,6 +56,8 @@ class Watcher(Generic[T]):
         self._marked = updates_only  # the None behind the first values was handed out
         if updates_only:
             self._tail.caught_up = True
+        if follows:
+            consumer.on_recreated = bucket._same_as_now()
         self._consuming: Optional[Consuming] = None
         if handler is not None:
             self._consuming = Consuming.start(

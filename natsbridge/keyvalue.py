@@ -142,7 +142,7 @@ class KeyValue(Bucket):
     ) -> Iterator[KeyValueEntry]:
         """What is there now."""
         deadline = deadline or self._deadline()
-        with self._watch(keys, deadline, None, **options) as watcher:
+        with self._watch(keys, deadline, None, follows=False, **options) as watcher:
             while True:
                 try:
                     entry = watcher.take(deadline)
@@ -226,6 +226,7 @@ class KeyValue(Bucket):
         meta_only: bool = False,
         inactive_threshold: Optional[float] = None,
         updates_only: bool = False,
+        follows: bool = True,
     ) -> KeyWatcher:
         if handler is not None:
             check_callable(handler, "handler")
@@ -263,7 +264,7 @@ class KeyValue(Bucket):
                 operation=operation,
             )
 
-        return KeyWatcher(self, consumer, decode, updates_only=updates_only, handler=handler)
+        return KeyWatcher(self, consumer, decode, updates_only=updates_only, handler=handler, follows=follows)
 
 
 def operation_of(message: JetStreamMessage) -> Optional[str]:

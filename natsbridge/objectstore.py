@@ -89,7 +89,7 @@ class ObjectStore(Bucket):
         """
         deadline = Deadline(self._timeout)
         found: List[api.ObjectInfo] = []
-        with self._watch(deadline, None, ignore_deletes=ignore_deletes) as watcher:
+        with self._watch(deadline, None, ignore_deletes=ignore_deletes, follows=False) as watcher:
             while True:
                 try:
                     info = watcher.take(deadline)
@@ -140,6 +140,7 @@ class ObjectStore(Bucket):
         ignore_deletes: bool = False,
         include_history: bool = False,
         updates_only: bool = False,
+        follows: bool = True,
     ) -> ObjectWatcher:
         if handler is not None:
             check_callable(handler, "handler")
@@ -154,7 +155,7 @@ class ObjectStore(Bucket):
             info = parse_info(message.data, message.metadata.timestamp)
             return None if ignore_deletes and info.deleted else info
 
-        return ObjectWatcher(self, consumer, decode, updates_only=updates_only, handler=handler)
+        return ObjectWatcher(self, consumer, decode, updates_only=updates_only, handler=handler, follows=follows)
 
     status = blocking(NatsObjectStore.status)
 

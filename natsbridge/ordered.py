@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import nats.errors
 import nats.js.errors
@@ -53,6 +53,8 @@ class OrderedConsumer(PullSubscription):
     def __init__(self, js: Manager, stream: str, config: api.ConsumerConfig, deadline: Deadline) -> None:
         super().__init__(js, stream, "", owned=True, deadline=deadline)
         self._config = config
+        #: For natsbridge itself: called by a reading thread when another consumer was made; raises to end reading.
+        self.on_recreated: Optional[Callable[[Deadline], None]] = None
         #: Messages that the stream held for this consumer when it was made.
         self.initial_pending = 0
 
@@ -105,6 +107,8 @@ class OrderedConsumer(PullSubscription):
                 raise
         else:
             self._missing = False
+            if self.on_recreated is not None:
+                self.on_recreated(deadline)
             return
         self._pulls.trouble = "there is no consumer"
         self._reader.pause(deadline)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import inspect
 import os
+import signal
 import threading
 import time
 from contextlib import suppress
@@ -17,7 +18,7 @@ import nats.js.errors
 import pytest
 from nats.js.api import KeyValueConfig, StorageType
 from nats.js.kv import KeyValue as NatsKeyValue
-from procs import LONG, WaitFor
+from procs import LONG, WaitFor, posix_only
 
 import natsbridge
 from natsbridge import ClosedError, ForkedError, JetStream, KeyValue, KeyWatcher, NatsBridgeError, Pool, RequestTimeoutError
@@ -385,6 +386,18 @@ def test_a_bucket_that_is_deleted_under_watchers(
         wait_for(lambda: not handled.active and not watcher.active, what="the end of both")
 
 
+def test_a_bucket_that_is_deleted_and_created_again_under_a_watcher(kv: KeyValue, js: JetStream, unique: str) -> None:
+    """Its numbers begin anew: what the watcher waits for would not come for long."""
+    kv.put("a", b"1")
+    with kv.watchall() as watcher:
+        assert first(watcher) == [("a", b"1", None)]
+        js.delete_key_value(unique)
+        js.create_key_value(bucket=unique, storage=StorageType.MEMORY).put("a", b"2")
+        for _ in range(2):
+            with pytest.raises(nats.js.errors.BucketNotFoundError, match=r"created again|is gone"):
+                watcher.updates(LONG)
+
+
 def test_a_consumer_that_is_deleted_under_a_watcher_is_made_anew(kv: KeyValue, js: JetStream, unique: str) -> None:
     kv.put("a", b"1")
     with kv.watchall() as watcher:
@@ -408,6 +421,44 @@ def test_watchers_survive_restarts_without_losing_or_repeating(tmp_path: Path, w
                 assert seen(watcher.updates(LONG)) == ("a", b"%d" % number, None)
             wait_for(lambda: len(handled) == 3, what="the handler")
     assert handled == [("a", b"%d" % number, None) for number in range(3)]
+
+
+def test_threads_share_a_bucket(kv: KeyValue, unique: str) -> None:
+    """Each counts up one key by revision; nobody's count is lost."""
+    kv.put("count", b"0")
+
+    def count() -> None:
+        for number in range(20):
+            while True:
+                entry = kv.get("count")
+                try:
+                    kv.update("count", b"%d" % (int(entry.value or b"") + 1), last=entry.revision)
+                    break
+                except nats.js.errors.KeyWrongLastSequenceError:
+                    continue
+            name = f"{threading.get_ident()}.{number}"
+            kv.put(name, name.encode())
+            assert kv.get(name).value == name.encode()
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+    assert kv.get("count").value == b"160"
+    assert len(kv.keys()) == 161
+
+
+@posix_only
+def test_an_interrupt_leaves_no_consumer(kv: KeyValue, js: JetStream, unique: str, wait_for: WaitFor) -> None:
+    watcher = kv.watchall()
+    assert watcher.updates() is None
+    interrupter = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt), watcher:
+        watcher.updates(timeout=LONG)
+    interrupter.join()
+    wait_for(lambda: consumers(js, unique) == 0, what="the end of the consumer")
 
 
 @pytest.mark.process

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import io
+import itertools
 import json
 import os
 import socket
@@ -23,7 +24,16 @@ from nats.js.object_store import ObjectStore as NatsObjectStore
 from procs import LONG, WaitFor
 
 import natsbridge
-from natsbridge import ClosedError, JetStream, MaxPayloadError, ObjectStore, Pool, RequestTimeoutError
+from natsbridge import (
+    ClosedError,
+    DisconnectedError,
+    JetStream,
+    MaxPayloadError,
+    NatsBridgeError,
+    ObjectStore,
+    Pool,
+    RequestTimeoutError,
+)
 from natsbridge.server import EmbeddedServer
 
 BLOB = os.urandom(1_000_003)
@@ -418,6 +428,33 @@ def test_a_restart_in_the_middle_of_a_get(tmp_path: Path) -> None:
 
         assert store.get("a", progress=restart).data == data
         assert restarted[0] < size
+
+
+@pytest.mark.process
+def test_a_restart_in_the_middle_of_a_put(tmp_path: Path) -> None:
+    """Whether it fails or not depends on what was on its way; either all of it is there afterwards, or nothing."""
+    errors: List[Exception] = []
+    data = os.urandom(8_000_000)
+    with EmbeddedServer(jetstream=True, store_dir=tmp_path) as server, Pool(
+        server.url, reconnect_time_wait=0.1, error_callback=errors.append
+    ) as pool:
+        store = pool.jetstream(timeout=LONG).create_object_store("b")
+        store.put("a", b"former")
+        start = time.monotonic()
+        expected, restarts = (data, 62 + 1), itertools.count()
+
+        def restart(done: int, total: Optional[int]) -> None:
+            if next(restarts) in (0, 20):
+                server.restart()
+
+        try:
+            store.put("a", data, progress=restart)
+        except DisconnectedError:
+            expected = (b"former", 2)
+        assert time.monotonic() - start < LONG / 2
+        assert content(store, "a") == expected[0]
+        assert messages(store) == expected[1]
+    assert [error for error in errors if isinstance(error, NatsBridgeError)] == []
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------------
