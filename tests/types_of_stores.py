@@ -1,4 +1,4 @@
-"""What type checkers see of key-value and object stores: checked by mypy alone, never run."""
+"""What type checkers see of key-value and object stores: checked by mypy and pyright, never run (see ``test_types.py``)."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ if TYPE_CHECKING:
 
     def parameters(js: JetStream, kv: KeyValue, store: ObjectStore) -> None:
         # An "ignore" that is not needed is an error: these hold only while the parameters' types are known.
-        js.key_value(5)  # type: ignore[arg-type]
-        kv.get(5)  # type: ignore[arg-type]
-        kv.put("k", "text")  # type: ignore[arg-type]
-        kv.put("k")  # type: ignore[call-arg]
-        kv.update("k", b"", last="3")  # type: ignore[arg-type]
-        kv.watch(5)  # type: ignore[arg-type]
-        store.put("o", 5)  # type: ignore[arg-type]
-        store.get("o", 5)  # type: ignore[arg-type]
+        js.key_value(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        kv.get(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        kv.put("k", "text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        kv.put("k")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        kv.update("k", b"", last="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        kv.watch(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        store.put("o", 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        store.get("o", 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
