@@ -6,6 +6,8 @@ import importlib.metadata
 import logging
 
 from ._acks import PublishFuture
+from ._endpoint import ServiceRequest
+from ._group import EndpointGroup
 from ._handling import Consuming
 from ._registration import RegistrationStats
 from .errors import (
@@ -29,6 +31,7 @@ from .errors import (
     RequestTimeoutError,
     ResponderLostError,
     ServerError,
+    ServiceError,
     SlowConsumerError,
     StreamError,
     StreamGapError,
@@ -47,6 +50,8 @@ from .registry import OnlineRegistry, online_clients
 from .replies import Replies
 from .requester import ResponseStream
 from .responder import ResponseSender, StreamRequest
+from .service import Service
+from .service_client import ServiceClient
 from .subscriber import Subscriber
 from .subscription import Subscription
 
@@ -54,9 +59,12 @@ __all__ = [
     # what a program constructs
     "OnlineRegistry",
     "Pool",
+    "Service",
+    "ServiceClient",
     "Subscriber",
     # what it is handed
     "Consuming",
+    "EndpointGroup",
     "JetStream",
     "JetStreamMessage",
     "KeyValue",
@@ -73,6 +81,7 @@ __all__ = [
     "Replies",
     "ResponseSender",
     "ResponseStream",
+    "ServiceRequest",
     "StreamRequest",
     "Subscription",
     # who is online
@@ -101,6 +110,7 @@ __all__ = [
     "RequestTimeoutError",
     "ResponderLostError",
     "ServerError",
+    "ServiceError",
     "SlowConsumerError",
     "StreamError",
     "StreamGapError",

@@ -23,6 +23,7 @@ from .errors import (
     DisconnectedError,
     Error,
     ForkedError,
+    MaxPayloadError,
     NoStreamResponseError,
     PermissionDeniedError,
     RequestTimeoutError,
@@ -75,6 +76,10 @@ class PublishFuture:
     def gone(self) -> bool:
         """For the outbox: it is not to be sent any more."""
         return self.done() or self.deadline.passed()
+
+    def refuse(self, error: MaxPayloadError) -> None:
+        """For the outbox: the server that is connected now takes no message of its size."""
+        self._inbox.refuse(self, error)
 
     def result(self, timeout: Optional[float] = None) -> api.PubAck:
         """The acknowledgement, as ``JetStream.publish`` returns it, or raises what that raises.
@@ -315,6 +320,11 @@ class AckInbox:
     def on_closed(self) -> None:
         self.closed = True
         self._fail_all(ClosedError("the pool was closed before a stream acknowledged the message"))
+
+    def refuse(self, refused: PublishFuture, error: Error) -> None:
+        with self.lock:
+            for number in [number for number, future in self._pending.items() if future is refused]:
+                self._settle(number, None, error)
 
     def _fail_all(self, error: Error, *, sent: bool = False, subject: Optional[str] = None) -> bool:
         with self.lock:

@@ -22,9 +22,10 @@ from nats.nuid import NUID
 
 from ._arguments import check_arguments
 from ._deadline import Deadline, check_timeout
+from ._types import Data
 from ._waiter import Abandoned
 from .errors import NatsBridgeError, NoRespondersError, RequestTimeoutError
-from .options import Data, check_data, check_headers, check_subscription
+from .options import check_data, check_headers, check_subscription
 
 if TYPE_CHECKING:
     from nats.aio.client import ServerVersion

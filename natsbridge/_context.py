@@ -16,8 +16,9 @@ from nats.js.manager import _validate_consumer_name, _validate_stream_name
 from . import _wire
 from ._blocking import Channel
 from ._deadline import Deadline
+from ._types import Data
 from .errors import NoRespondersError, NoStreamResponseError
-from .options import Data, check_subject, check_subscription
+from .options import check_subject, check_subscription
 
 INACTIVE_THRESHOLD = 300.0  # seconds without a reader after which the server deletes a consumer made for a subscription
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Awaitable, Callable, Coroutine, Optional, TypeVar
+from typing import Any, Awaitable, Callable, Coroutine, Dict, Optional, Protocol, TypeVar
 
 from ._deadline import Deadline
 from ._waiter import Abandoned, Lock, Waiter
@@ -24,6 +24,16 @@ logger = logging.getLogger("natsbridge")
 
 # Once cancelled, leftover tasks get this long before the loop ends without them.
 _CANCEL_GRACE = 1.0
+
+
+class Companion(Protocol):
+    """What shares the life of a loop thread."""
+
+    def end(self) -> None:
+        """Called on the loop's thread, after everything else and before the loop is closed."""
+
+
+C = TypeVar("C", bound=Companion)
 
 
 def _new_event_loop(use_uvloop: Optional[bool]) -> asyncio.AbstractEventLoop:
@@ -50,6 +60,7 @@ class LoopThread:
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._thread: Optional[threading.Thread] = None
         self._ident: Optional[int] = None
+        self._companions: Dict[Any, Companion] = {}
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -88,6 +99,8 @@ class LoopThread:
         finally:
             try:
                 self._cancel_leftovers(loop)
+                for companion in self._companions.values():
+                    companion.end()
             finally:
                 self._ident = None  # the next thread may be given the same one
                 resolver.shutdown(wait=False)
@@ -149,6 +162,19 @@ class LoopThread:
     def alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
+    def companion(self, kind: Callable[[LoopThread], C]) -> C:
+        """This loop's only object of a kind, made by ``kind(loop_thread)`` on first use; it ends with the loop.
+
+        Raises ClosedError after ``stop``.
+        """
+        with self._gate:
+            if self._closed:
+                raise ClosedError(f"{self.name} is closed")
+            if kind not in self._companions:
+                self._companions[kind] = kind(self)
+            found: C = self._companions[kind]  # type: ignore[assignment]
+            return found
+
     # -- handing work over --------------------------------------------------------------------------------------------
 
     def is_current(self) -> bool:
@@ -175,7 +201,9 @@ class LoopThread:
         Takes no lock, so finalizers may use it.
         """
         try:
-            if self._loop is not None:
+            if self.is_current():
+                self._loop.call_soon(callback, *args)  # type: ignore[union-attr] # without the write that wakes a loop
+            elif self._loop is not None:
                 self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:  # the loop is closed already
             pass

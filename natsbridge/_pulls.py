@@ -21,7 +21,7 @@ from ._deadline import Deadline
 from ._link import Link
 from ._outbox import publish_command
 from ._waiter import Condition
-from .errors import ClosedError, Error, PermissionDeniedError
+from .errors import ClosedError, Error, MaxPayloadError, PermissionDeniedError
 from .jsmessage import AckPort, JetStreamMessage
 
 logger = logging.getLogger("natsbridge")
@@ -47,6 +47,9 @@ class Pull:
     @property
     def gone(self) -> bool:
         return self.over or time.monotonic() >= self.until
+
+    def refuse(self, error: MaxPayloadError) -> None:
+        self.over = True  # a server that takes not even this: the reader hears nothing, and says so
 
     def remaining(self, deadline: Deadline) -> float:
         return deadline.at_most(max(0.0, self.until - time.monotonic()))

@@ -37,6 +37,7 @@ __all__ = [
     "RequestTimeoutError",
     "ResponderLostError",
     "ServerError",
+    "ServiceError",
     "SlowConsumerError",
     "StreamError",
     "StreamGapError",
@@ -82,7 +83,24 @@ class ClientOfflineError(NatsBridgeError):
         return (self.connect_id, self.reason)
 
 
-class StreamError(NatsBridgeError):
+class ServiceError(NatsBridgeError):
+    """A service answered with an error; raised by ``Message.raise_for_error``, and by handlers that answer with one.
+
+    ``code``: an integer, after HTTP status codes (500: the handler failed). ``description``: the service's own words, at
+    most one line. ``data``: the payload that came, or goes, with it.
+    """
+
+    def __init__(self, code: int, description: str, data: bytes = b"") -> None:
+        super().__init__(f"the service answered with error {code}: {description}")
+        self.code = code
+        self.description = description
+        self.data = data
+
+    def _facts(self) -> Tuple[Any, ...]:
+        return (self.code, self.description, self.data)
+
+
+class StreamError(ServiceError):
     """The responder ended the stream with an error, after the chunks that were already received.
 
     ``code``: an integer, after HTTP status codes (500: the handler failed). ``description``: the responder's own words.
@@ -90,9 +108,8 @@ class StreamError(NatsBridgeError):
     """
 
     def __init__(self, code: int, description: str) -> None:
-        super().__init__(f"the responder failed with code {code}: {description}")
-        self.code = code
-        self.description = description
+        super().__init__(code, description)
+        self.message = f"the responder failed with code {code}: {description}"
 
     def _facts(self) -> Tuple[Any, ...]:
         return (self.code, self.description)
@@ -114,8 +131,18 @@ class StreamGapError(NatsBridgeError):
         return (self.expected, self.got)
 
 
-class BusyError(NatsBridgeError):
-    """Every handler thread of the worker is busy and its queue is full; nothing was started, so trying again is safe."""
+class BusyError(ServiceError):
+    """Every handler thread of the worker is busy and its queue is full; nothing was started, so trying again is safe.
+
+    ``code`` is 503. A handler in which it is raised, by what it asks others, fails as with any other exception.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message)
+        self.message = message
+
+    def _facts(self) -> Tuple[Any, ...]:
+        return (self.message,)
 
 
 class NoRespondersError(NatsBridgeError, nats.errors.NoRespondersError):
@@ -190,19 +217,23 @@ class BadHeaderError(NatsBridgeError, nats.errors.BadHeaderError, ValueError):
 class MaxPayloadError(NatsBridgeError, nats.errors.MaxPayloadError, ValueError):
     """Payload and headers together exceed the server's ``max_payload``; nothing was sent, the connection stays usable.
 
-    ``size``: bytes that would have been sent. ``limit``: the server's limit in bytes.
+    ``size``: bytes that would have been sent. ``limit``: the server's limit in bytes. ``subject``: of a message that had
+    been accepted for publishing, before the connection was lost and a server with a lower limit took its place; else None.
     """
 
-    def __init__(self, size: int, limit: int) -> None:
+    def __init__(self, size: int, limit: int, subject: Optional[str] = None) -> None:
+        what = "" if subject is None else f"a message to {subject!r} was dropped after a reconnect: its "
         NatsBridgeError.__init__(
             self,
-            f"payload and headers are {size} bytes, the server accepts at most {limit} (max_payload): send less at a time",
+            f"{what}payload and headers are {size} bytes, the server accepts at most {limit} (max_payload): send less at "
+            "a time",
         )
         self.size = size
         self.limit = limit
+        self.subject = subject
 
     def _facts(self) -> Tuple[Any, ...]:
-        return (self.size, self.limit)
+        return (self.size, self.limit, self.subject)
 
 
 class PublishManyError(NatsBridgeError):

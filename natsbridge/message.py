@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Mapping, Optional
+from typing import Callable, Dict, Optional
 
-from .errors import NatsBridgeError
+from . import _wire
+from ._types import Data, Headers
+from .errors import BusyError, NatsBridgeError, ServiceError
 
-Respond = Callable[[str, bytes, Optional[Mapping[str, str]]], None]
+Respond = Callable[[str, Data, Headers], None]
 
 
 class Message:
@@ -33,7 +35,7 @@ class Message:
         self.headers: Dict[str, str] = headers if headers is not None else {}
         self._respond = respond
 
-    def respond(self, data: bytes, headers: Optional[Mapping[str, str]] = None) -> None:
+    def respond(self, data: Data, headers: Headers = None) -> None:
         """Publish ``data`` to this message's reply subject; returns once it is queued (see ``Pool.publish``).
 
         Raises NatsBridgeError when the sender expects no answer, and whatever ``Pool.publish`` raises.
@@ -41,6 +43,21 @@ class Message:
         if not self.reply or self._respond is None:
             raise NatsBridgeError(f"the message on {self.subject!r} has no reply subject: its sender expects no answer")
         self._respond(self.reply, data, headers)
+
+    def raise_for_error(self) -> Message:
+        """Return this message, unless it is the error of a service (ADR-32): then raise ``ServiceError``.
+
+        As in ``pool.request("orders.find", b"7").raise_for_error().data``. What is raised is a ``BusyError`` when every
+        handler of a natsbridge service was busy. An error without a code that is a number has the code 500.
+        """
+        headers = self.headers
+        if _wire.ERROR not in headers and _wire.ERROR_CODE not in headers:
+            return self
+        failure = _wire.parse_failure({_wire.ERROR: "it does not say which", **headers})
+        assert failure is not None
+        if failure.library == "busy":
+            raise BusyError(f"the service is busy: {failure.description}")
+        raise ServiceError(failure.code, failure.description, self.data)
 
     def __repr__(self) -> str:
         reply = f" reply={self.reply!r}" if self.reply else ""

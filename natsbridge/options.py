@@ -13,10 +13,10 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
 from ._deadline import check_interval, check_timeout
+from ._types import Headers
+from ._wire import Failure
 from .errors import BadHeaderError, BadSubjectError, MaxPayloadError
 
-Data = Union[bytes, bytearray, memoryview]
-Headers = Optional[Mapping[str, str]]
 Servers = Union[str, Sequence[str]]
 ErrorCallback = Callable[[Exception], object]
 
@@ -151,7 +151,16 @@ def check_headers(headers: object, *, owned: bool = False) -> Optional[Dict[str,
     return checked or None
 
 
-def headers_size(headers: Optional[Mapping[str, str]]) -> int:
+def check_command(command: bytes, limit: int) -> Optional[MaxPayloadError]:
+    """Whether a command has become too large since it was built, by the ``max_payload`` of another server."""
+    if len(command) <= limit:
+        return None
+    words = command[: command.index(b"\r\n")].split(b" ")
+    size = int(words[-1])
+    return MaxPayloadError(size, limit, words[1].decode()) if size > limit else None
+
+
+def headers_size(headers: Headers) -> int:
     """Bytes that headers add to a message; the server counts them into max_payload."""
     if not headers:
         return 0
@@ -201,6 +210,16 @@ def check_count(value: object, name: str, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
     return value
+
+
+def check_failure(code: object, description: object) -> Failure:
+    """An error for a requester: a code from 0 to 999999 and a text. Raises TypeError or ValueError."""
+    number = check_count(code, "code", 0)
+    if number > 999999:
+        raise ValueError(f"code must be at most 999999, not {number}")
+    if not isinstance(description, str):
+        raise TypeError(f"description must be a str, not {description!r}")
+    return Failure(number, description)
 
 
 def check_callable(value: object, name: str) -> None:

@@ -12,8 +12,10 @@ from . import _fork, presence, process
 from ._context import Settings, api_prefix
 from ._deadline import Deadline, check_interval, check_timeout
 from ._link import Link, LinkStats
+from ._loop import LoopThread
 from ._outbox import publish_command
 from ._runtime import Runtime
+from ._types import Data, Headers
 from ._waiter import Abandoned, Lock, Waiter
 from .connections import Connections
 from .errors import ClosedError, RequestTimeoutError
@@ -21,9 +23,7 @@ from .jetstream import JetStream
 from .message import Message
 from .options import (
     ConnectOptions,
-    Data,
     ErrorCallback,
-    Headers,
     Servers,
     check_callable,
     check_connect_id,
@@ -39,6 +39,7 @@ from .options import (
 from .registry import OnlineRegistry, online_clients
 from .replies import Replies, ReplyInbox, Sentinel, empty_payload
 from .requester import PendingRequest, ResponseStream, StreamSource
+from .service import Service, StatsHandler
 from .subscription import Handler, Subscription
 
 if TYPE_CHECKING:
@@ -294,6 +295,19 @@ class Pool(Connections):
         finally:
             self.close(deadline.at_most(5.0) if not deadline.passed() else 0.5)
 
+    def close_at_exit(self, timeout: float) -> None:
+        """For the end of the interpreter: services answer the requests that they took, then the pool is closed.
+
+        Takes ``timeout`` seconds at most, of which the last quarter is for closing.
+        """
+        deadline = Deadline(timeout)
+        with self._lock:
+            services = [thing for thing in self._attached if isinstance(thing, Service)]
+        answering = Deadline(0.75 * timeout)
+        for service in services:
+            service._answer_all(answering)
+        self.close(max(deadline.at_most(timeout), 0.25 * timeout))
+
     def __enter__(self) -> Pool:
         return self.open()
 
@@ -339,6 +353,10 @@ class Pool(Connections):
             limit = self._options.connect_timeout
             runtime = self._opened(Deadline(limit if deadline is None else deadline.at_most(limit)))
         return runtime.link()
+
+    def _loop(self) -> LoopThread:
+        """The loop thread; the pool opens if need be. Raises ConnectError, ClosedError."""
+        return self._link().loop
 
     def _limit(self, timeout: Optional[float]) -> float:
         """The pool's default for None; infinity becomes a very long time, so that no wait is endless."""
@@ -557,6 +575,42 @@ class Pool(Connections):
             check_count(publish_async_max_pending, "publish_async_max_pending"),
         )
         return JetStream(self, settings=settings, timeout=timeout)
+
+    # -- services -----------------------------------------------------------------------------------------------------
+
+    def add_service(
+        self,
+        name: str,
+        version: str,
+        *,
+        description: str = "",
+        metadata: Optional[Mapping[str, str]] = None,
+        queue_group: str = "q",
+        stats_handler: Optional[StatsHandler] = None,
+        max_workers: int = 16,
+        max_queued: int = 16,
+    ) -> Service:
+        """Start a micro service (ADR-32), to which endpoints are then added; returns once it can be found.
+
+        The parameters are those of ``Service``. Raises what it raises, and ConnectError, PermissionDeniedError,
+        RequestTimeoutError, ClosedError.
+        """
+        service = Service(
+            self,
+            name,
+            version,
+            description=description,
+            metadata=metadata,
+            queue_group=queue_group,
+            stats_handler=stats_handler,
+            max_workers=max_workers,
+            max_queued=max_queued,
+        )
+        try:
+            return service.start()
+        except BaseException:
+            service.close()
+            raise
 
     # -- streams ------------------------------------------------------------------------------------------------------
 

@@ -12,10 +12,11 @@ from ._acks import AckInbox, PublishFuture
 from ._blocking import Channel, not_jetstream, plain_headers
 from ._context import publish, publish_headers
 from ._deadline import Deadline, check_timeout
+from ._types import Data
 from ._waiter import Abandoned, Lock
 from .errors import PublishManyError, RequestTimeoutError
 from .manager import Manager
-from .options import Data, check_data, check_headers, check_subject
+from .options import check_data, check_headers, check_subject
 
 Outgoing = Union[Tuple[str, Data], Tuple[str, Data, Optional[Dict[str, str]]]]
 

@@ -10,7 +10,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 from nats.aio.msg import Msg
 
 from . import _fork, _incoming, _outgoing, _wire
-from ._deadline import Deadline
+from ._deadline import Deadline, check_timeout
 from ._incoming import Ended, Incoming, Parcel, Say
 from ._link import Link
 from ._outbox import publish_command
@@ -21,6 +21,7 @@ from .errors import (
     ClosedError,
     Error,
     ForkedError,
+    MaxPayloadError,
     NoRespondersError,
     PermissionDeniedError,
     RequestTimeoutError,
@@ -30,6 +31,7 @@ from .errors import (
     StreamGapError,
 )
 from .message import Message
+from .options import check_command
 from .registry import OnlineRegistry
 
 # A busy worker is not the only one perhaps: seconds before each new try of a refused request.
@@ -55,6 +57,9 @@ class PendingRequest:
     def wait(self, deadline: Deadline) -> Msg:
         """Raises NoRespondersError, PermissionDeniedError, ClosedError, or ``Abandoned`` at the deadline."""
         return self._waiter.wait(deadline)
+
+    def refuse(self, error: MaxPayloadError) -> None:
+        self._waiter.fail(error)
 
     def on_message(self, suffix: str, msg: Msg) -> None:
         if suffix:
@@ -118,10 +123,11 @@ class StreamSource:
         self._lock = Lock()  # guards everything below; entered directly, at half the price of entering a condition
         self._cond = Condition(self._lock)  # something to read, or the end
         self._parcel = Parcel([])  # what ``chunks`` iterates over
+        self._idle = 0.0  # seconds that earlier waits for the next chunk took without getting it
         self._retries = list(_BUSY_RETRIES)
         self._between_tries = False
         self._retired = False
-        self._denied: Optional[PermissionDeniedError] = None
+        self._denied: Optional[Error] = None
         self._token = ""
         self._incoming = self._fresh_end()
 
@@ -177,7 +183,15 @@ class StreamSource:
                 return
             command = self._request()
             self.sent = True
-        self._link.outbox.control(command)
+        error = check_command(command, self._link.connection.max_payload)
+        if error is None:
+            self._link.outbox.control(command)
+        else:
+            self.refuse(error)
+
+    def refuse(self, error: Error) -> None:
+        self._denied = error
+        self.stop("denied")
 
     # -- events, on the loop ------------------------------------------------------------------------------------------
 
@@ -240,8 +254,7 @@ class StreamSource:
     def on_denied(self, subject: str, error: PermissionDeniedError) -> bool:
         if subject != self.subject.lower():
             return False
-        self._denied = error
-        self.stop("denied")
+        self.refuse(error)
         return True
 
     def on_closed(self) -> None:
@@ -287,50 +300,74 @@ class StreamSource:
         """The next chunk and its headers; no chunk once the stream is over and that is no error. Raises it otherwise."""
         with self._lock:
             self._wait()
-            for chunk in self.chunks:  # what another thread has fetched
-                return chunk, self._parcel.headers
-            if self._incoming.buffer:
-                self._parcel, says = self._incoming.take(self._link.clock)
-                self.chunks = iter(self._parcel.chunks)
-                chunk, ended = next(self.chunks), None
-            else:
-                ended = self._incoming.ended
-        if ended is None:
-            if says:
-                self._say(says)
-            return chunk, self._parcel.headers
-        self._say([])
+            says = self._fetch()
+            chunk, ended = next(self.chunks, None), self._incoming.ended
+        self._say(says)
+        if chunk is None and ended is not None:
+            self._raise(ended)
+        return chunk, self._parcel.headers
+
+    def take(self, limit: Optional[float]) -> Optional[List[bytes]]:
+        """All that is there, at least one chunk: an empty list once the stream is over, None if ``limit`` came first."""
+        with self._lock:
+            if not self._wait(limit):
+                return None
+            says = self._fetch()
+            chunks, ended = list(self.chunks), self._incoming.ended
+        self._say(says)
+        if not chunks and ended is not None:
+            self._raise(ended)
+        return chunks
+
+    def _fetch(self) -> List[Say]:
+        """Inside the lock: see that the reader has a parcel, if there is one; what there is to say for it."""
+        if length_hint(self.chunks) or not self._incoming.buffer:
+            return []
+        self._parcel, says = self._incoming.take(self._link.clock)
+        self.chunks = iter(self._parcel.chunks)
+        return says
+
+    def _raise(self, ended: Ended) -> None:
         error = self._error(ended)
         if error is not None:
             raise error
-        return None, None
 
-    def _wait(self) -> None:
-        """Inside the lock: until there is something to read, or the stream has ended, if need be by a limit of ours."""
-        if self._readable():
-            return
-        self._link.loop.refuse_here()
-        waiting_since = time.monotonic()
-        while not self._readable():
-            reason, left = self._patience(waiting_since)
-            if left is not None and left <= 0:
-                for say in self._incoming.stop(reason):
-                    self._publish(say)
-                return
-            self._cond.wait_slice(left)
+    def _wait(self, limit: Optional[float] = None) -> bool:
+        """Inside the lock: until there is something to read, or the stream has ended, if need be by a limit of ours.
+
+        False if ``limit`` seconds passed first.
+        """
+        if not self._readable():
+            self._link.loop.refuse_here()
+            began, idle_before = time.monotonic(), self._idle
+            while not self._readable():
+                waited = time.monotonic() - began
+                reason, left = self._patience(idle_before + waited)
+                if left is not None and left <= 0:
+                    for say in self._incoming.stop(reason):
+                        self._publish(say)
+                    break
+                if limit is not None:
+                    if waited >= limit:
+                        self._idle = idle_before + waited
+                        return False
+                    left = limit - waited if left is None else min(left, limit - waited)
+                self._cond.wait_slice(left)
+        self._idle = 0.0
+        return True
 
     def _readable(self) -> bool:
         return bool(length_hint(self.chunks) or self._incoming.buffer) or self._incoming.ended is not None
 
-    def _patience(self, waiting_since: float) -> tuple[str, Optional[float]]:
-        """Which limit strikes next, and the seconds until then."""
+    def _patience(self, waited: float) -> Tuple[str, Optional[float]]:
+        """Which limit strikes next, and the seconds until then; ``waited``: for this chunk, so far."""
         left = self._deadline.remaining()
         idle = self._idle_timeout
         if idle is None and self._incoming.state != _incoming.NATIVE:
             idle = self._plain_idle_timeout
         if idle is None:
             return "deadline", left
-        idle_left = waiting_since + idle - time.monotonic()
+        idle_left = idle - waited
         return ("deadline", left) if left is not None and left <= idle_left else ("idle", idle_left)
 
     def _error(self, ended: Ended) -> Optional[Error]:
@@ -340,10 +377,11 @@ class StreamSource:
         if reason == "offline":
             return ClientOfflineError(self.connect_id, "offline")
         if reason == "deadline":
-            return RequestTimeoutError(f"the stream from {self.subject!r} did not end within {self._deadline.timeout} s")
+            limit = self._deadline.timeout
+            return RequestTimeoutError(f"the stream from {self.subject!r} did not end within {limit} s{ended.detail}")
         if reason == "idle":
             limit = self._plain_idle_timeout if self._idle_timeout is None else self._idle_timeout
-            return RequestTimeoutError(f"nothing came from {self.subject!r} for {limit} s")
+            return RequestTimeoutError(f"nothing came from {self.subject!r} for {limit} s{ended.detail}")
         if reason == "no_responders":
             return NoRespondersError(self.subject)
         if reason == "gap":
@@ -405,6 +443,15 @@ class ResponseStream:
         if found is None:
             raise StopIteration
         return found
+
+    def next_chunks(self, timeout: Optional[float] = None) -> Optional[List[bytes]]:
+        """Every chunk that is there already, in order, at least one; waits for the first if there is none.
+
+        For gateways, which pass on at once what has arrived, and have to say something while nothing does. Returns an empty
+        list once the stream is over, and None if nothing came within ``timeout`` seconds (None: no limit; the stream then
+        goes on). What it may hold is bounded by the window. Raises what iterating raises.
+        """
+        return self._own().take(check_timeout(timeout))
 
     def messages(self) -> Iterator[Message]:
         """The same chunks as ``Message``s, for headers that a responder of another kind sent with them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from itertools import takewhile
 from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from nats.aio.msg import Msg
@@ -14,6 +15,7 @@ from ._deadline import Deadline, check_timeout
 from ._link import Link
 from ._outbox import publish_command
 from ._outgoing import RUNNING, Emit, Outgoing
+from ._types import Data
 from ._waiter import Condition, Lock
 from ._workers import Workers
 from .errors import (
@@ -26,7 +28,7 @@ from .errors import (
     PermissionDeniedError,
     StreamError,
 )
-from .options import check_callable, check_chunk, check_count
+from .options import check_callable, check_chunk, check_failure
 from .registry import OnlineRegistry
 
 logger = logging.getLogger("natsbridge")
@@ -82,9 +84,13 @@ class StreamSink:
         probe_interval: float,
         stall_timeout: Optional[float],
         max_resume: float,
+        on_failure: Callable[[_wire.Failure], object],
         on_done: Callable[[StreamSink], None],
     ) -> None:
-        """``params``: what the requester asked for, None when it does not speak the protocol."""
+        """``params``: what the requester asked for, None when it does not speak the protocol.
+
+        ``on_failure``: told when the handler's side ends the stream with an error, before the requester is.
+        """
         self.connect_id = connect_id
         self.lease = None if params is None else params.lease
         self.deadline = deadline
@@ -92,7 +98,7 @@ class StreamSink:
         self.detached = False
         self._link, self._registry, self._callbacks = link, registry, callbacks
         self._inbox = inbox
-        self._on_done = on_done
+        self._on_failure, self._on_done = on_failure, on_done
         if params is not None:
             window, max_bytes = min(window, params.window), min(max_bytes, params.bytes)
         self._relayed = _wire.crosses_accounts(inbox)
@@ -121,7 +127,7 @@ class StreamSink:
         )
         self._scheduled = False  # the writer has this stream in its queue
         self._retired = False
-        self._denied: Optional[PermissionDeniedError] = None
+        self._denied: Optional[Error] = None
         self._offline_callbacks: List[Callable[[], object]] = []
 
     def open(self) -> None:
@@ -180,8 +186,12 @@ class StreamSink:
 
     def end(self, failure: Optional[_wire.Failure] = None) -> None:
         with self._lock:
-            if self._outgoing.end(failure):
-                self._schedule()
+            if not self._outgoing.end(failure):
+                return
+        if failure is not None:
+            self._on_failure(failure)
+        with self._lock:
+            self._schedule()
 
     def _schedule(self) -> None:
         """Inside the lock: have the writer come for what there is to write."""
@@ -230,7 +240,10 @@ class StreamSink:
 
     def take_frames(self, count: int) -> Tuple[List[bytes], bool]:
         with self._lock:
-            emits = self._outgoing.take(self._link.connection.max_payload, self._link.clock, count)
+            limit = self._link.connection.max_payload - self._chunk_overhead
+            emits = self._outgoing.take(limit, self._link.clock, count)
+            if any(len(emit.payload) > limit for emit in emits):
+                emits = self._cut_short(emits, limit)
             more = self._outgoing.has_work
             self._scheduled = more
             if not self._outgoing.native:
@@ -238,6 +251,15 @@ class StreamSink:
         commands = [self._command(emit) for emit in emits]
         self._retire_if_done()
         return commands, more
+
+    def _cut_short(self, emits: List[Emit], limit: int) -> List[Emit]:
+        """Inside the lock: a chunk was small enough when it was sent, but the server is another one now."""
+        good = list(takewhile(lambda emit: len(emit.payload) <= limit, emits))
+        bad = emits[len(good)]
+        self._denied = MaxPayloadError(len(bad.payload), limit)
+        what = f"a chunk of {len(bad.payload)} bytes exceeds the {limit} that the server accepts now"
+        self._cond.notify_all()
+        return [*good, *self._outgoing.cut_short(bad.seq, _wire.Failure(500, what))]
 
     def _command(self, emit: Emit) -> bytes:
         headers: Optional[Dict[str, str]] = None
@@ -282,8 +304,9 @@ class StreamSink:
         if not suffix:
             return
         if not msg.data and msg.headers and msg.headers.get(_wire.STATUS) == _wire.NO_RESPONDERS:
+            _, seq = _wire.parse_kind(suffix) or ("", 0)
             with self._lock:
-                confirm = self._outgoing.on_no_responders(self._link.clock, loop.time())
+                confirm = self._outgoing.on_no_responders(seq, self._link.clock, loop.time())
             if confirm:
                 loop.call_later(_outgoing.CONFIRM_AFTER, self._confirm)
             self._emit([])
@@ -365,8 +388,8 @@ class ResponseSender:
         """The ``reason`` that ``ClientOfflineError`` carries; None while the client is there, or if it got its end."""
         return self._sink.reason if self._sink.is_offline else None
 
-    def send(self, data: bytes) -> None:
-        """Queue one chunk: bytes, not empty, at most the server's ``max_payload``.
+    def send(self, data: Data) -> None:
+        """Queue one chunk: bytes or another buffer, not empty, at most the server's ``max_payload``.
 
         Returns at once while the requester keeps up; blocks while its window is full (back-pressure), until it reads on or
         is gone. Raises ClientOfflineError when the client is gone, ClosedError after ``end``/``fail`` or when the
@@ -387,12 +410,8 @@ class ResponseSender:
 
         ``code``: 0 to 999999; ``description``: shortened to one line of at most 1,024 characters.
         """
-        check_count(code, "code", 0)
-        if code > 999999:
-            raise ValueError(f"code must be at most 999999, not {code}")
-        if not isinstance(description, str):
-            raise TypeError(f"description must be a str, not {description!r}")
-        self._own().end(_wire.Failure(code, description))
+        failure = check_failure(code, description)
+        self._own().end(failure)
 
     def is_online(self) -> bool:
         """Whether the client is still there, as far as is known; costs nothing. False once the stream is over."""
@@ -416,7 +435,8 @@ class ResponseSender:
     def detach(self) -> ResponseSender:
         """Let the stream go on after the handler has returned; whoever holds the sender must ``end`` it.
 
-        Returns the sender. A detached sender that is garbage-collected un-ended ends its stream with an error. Raises
+        Returns the sender. A detached sender that is garbage-collected un-ended ends its stream with an error, behind the
+        chunks sent. Raises
         BusyError when the subscriber's ``max_detached`` are open already.
         """
         sink = self._own()
@@ -440,7 +460,7 @@ class ResponseSender:
         # May run inside any lock, in any thread, even the loop's: only leave a note for the loop.
         sink = getattr(self, "_sink", None)
         if sink is not None and sink.detached and sink.running and sink.generation == _fork.generation:
-            sink._link.loop.post_quietly(sink.give_up, "abandoned")
+            sink._link.loop.post_quietly(sink.end, _wire.library_failure("abandoned"))
 
     def __repr__(self) -> str:
         state = self._sink.reason or ("open" if self._sink.running else "ending")

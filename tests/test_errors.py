@@ -20,10 +20,11 @@ SAMPLES: List[Tuple[NatsBridgeError, Dict[str, Any]]] = [
     (errors.NatsBridgeError("something failed"), {"message": "something failed"}),
     (errors.ClientOfflineError("client-7", "offline"), {"connect_id": "client-7", "reason": "offline"}),
     (errors.ClientOfflineError(None, "cancelled"), {"connect_id": None, "reason": "cancelled"}),
+    (errors.ServiceError(409, "taken"), {"code": 409, "description": "taken"}),
     (errors.StreamError(418, "teapot"), {"code": 418, "description": "teapot"}),
     (errors.ResponderLostError("the responder is gone"), {"message": "the responder is gone"}),
     (errors.StreamGapError(3, 5), {"expected": 3, "got": 5}),
-    (errors.BusyError("all are busy"), {"message": "all are busy"}),
+    (errors.BusyError("all are busy"), {"message": "all are busy", "description": "all are busy"}),
     (errors.NoRespondersError("a.b"), {"subject": "a.b"}),
     (errors.NoStreamResponseError("a.b"), {"subject": "a.b"}),
     (errors.RequestTimeoutError("no reply came"), {"message": "no reply came"}),
@@ -37,7 +38,8 @@ SAMPLES: List[Tuple[NatsBridgeError, Dict[str, Any]]] = [
     (errors.PermissionDeniedError("not allowed"), {"message": "not allowed"}),
     (errors.BadSubjectError("bad subject"), {"message": "bad subject"}),
     (errors.BadHeaderError("bad header", "X"), {"message": "bad header", "key": "X"}),
-    (errors.MaxPayloadError(2000, 1000), {"size": 2000, "limit": 1000}),
+    (errors.MaxPayloadError(2000, 1000), {"size": 2000, "limit": 1000, "subject": None}),
+    (errors.MaxPayloadError(2000, 1000, "a.b"), {"size": 2000, "limit": 1000, "subject": "a.b"}),
     (errors.SlowConsumerError("a.b", "3 so far"), {"subject": "a.b", "detail": "3 so far"}),
     (errors.ServerError("no nats-server"), {"message": "no nats-server"}),
 ]
@@ -120,6 +122,18 @@ def test_who_catches_the_class_of_nats_py_or_python_goes_on_doing_so(
     cls: Type[BaseException], also: Type[BaseException]
 ) -> None:
     assert issubclass(cls, also)
+
+
+def test_streams_and_busy_workers_fail_as_services_do() -> None:
+    assert issubclass(errors.StreamError, errors.ServiceError)
+    assert issubclass(errors.BusyError, errors.ServiceError)
+    busy = pickle.loads(pickle.dumps(errors.BusyError("all are busy")))
+    assert (busy.code, busy.description, busy.data) == (503, "all are busy", b"")
+
+
+def test_the_payload_of_a_services_error_survives_pickling() -> None:
+    again = pickle.loads(pickle.dumps(errors.ServiceError(409, "taken", b"{}")))
+    assert (again.code, again.description, again.data) == (409, "taken", b"{}")
 
 
 def test_a_timeout_prints_plain_text() -> None:

@@ -14,16 +14,16 @@ PACKAGE = Path(natsbridge.__file__).parent
 
 # The core, from the bottom: a module imports from layers below its own only.
 LAYERS: List[Set[str]] = [
-    {"_arguments", "_deadline", "_fork", "_wire", "errors"},
+    {"_arguments", "_deadline", "_fork", "_types", "_wire", "errors"},
     {"_outgoing", "_waiter", "message", "options"},
     {"_incoming", "_loop", "_mailbox", "_workers", "registry"},
     {"_connection", "_files", "_outbox"},
     {"_link"},
     {"_runtime", "presence", "process", "replies", "requester", "responder", "subscription"},
-    {"_blocking", "connections", "jsmessage"},
-    {"_context", "_handling", "_pulls", "_pushed"},
-    {"_acks", "_reading", "manager"},
-    {"publishing", "pulling", "pushing"},
+    {"_blocking", "_intake", "_serving", "connections", "jsmessage"},
+    {"_context", "_discovery", "_endpoint", "_handling", "_pulls", "_pushed", "_registration"},
+    {"_acks", "_group", "_reading", "manager"},
+    {"publishing", "pulling", "pushing", "service", "service_client"},
     {"ordered"},
     {"_bucket", "_objects"},
     {"_watching"},
@@ -31,7 +31,6 @@ LAYERS: List[Set[str]] = [
     {"buckets"},
     {"jetstream"},
     {"pool"},
-    {"_registration"},
     {"subscriber"},
 ]
 CORE: Dict[str, int] = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
@@ -42,14 +41,14 @@ NATS_FACADES = {  # they reuse what it builds on its client
     "_acks", "_arguments", "_blocking", "_bucket", "_context", "_objects", "_pushed", "buckets", "jetstream", "keyvalue",
     "manager", "objectstore", "ordered", "publishing", "pulling", "pushing",
 }  # fmt: skip
-NATS = {  # all the others know the errors and the message that the client hands over
+NATS = {  # all the others know what can be had without the client: errors, messages, a service's figures
     *NATS_CLIENT,
     *NATS_FACADES,
-    "errors", "_handling", "_link", "_pulls", "_registration", "_watching", "jsmessage", "presence", "replies", "requester",
-    "responder", "subscription",
+    "errors", "_discovery", "_endpoint", "_group", "_handling", "_intake", "_link", "_pulls", "_registration", "_watching",
+    "jsmessage", "presence", "replies", "requester", "responder", "service", "service_client", "subscription",
 }  # fmt: skip
-ASYNCIO = {"_loop", "_connection", "_outbox", "_link", "_runtime", "requester", "responder"}
-THREADING = {"_waiter", "_loop", "_workers", "subscriber"}
+ASYNCIO = {"_loop", "_connection", "_discovery", "_outbox", "_link", "_runtime", "requester", "responder"}
+THREADING = {"_waiter", "_loop", "_workers", "_serving", "service"}
 
 # Tools around the core: they may use all of it, and nothing of it may use them.
 TOOLS: Dict[str, Set[str]] = {
@@ -57,6 +56,10 @@ TOOLS: Dict[str, Set[str]] = {
     "_supervisor": set(),
     "testing": {"pool", "server"},
 }
+
+
+# The gateways: public names of the core, besides these helpers.
+CONTRIB = {"_deadline", "_fork", "_loop", "_types", "_waiter", "options"}
 
 
 def tree_of(module: str) -> ast.Module:
@@ -136,7 +139,7 @@ def test_who_knows_what(package: str, allowed: Set[str]) -> None:
 
 
 def test_one_module_knows_the_client_of_nats_py() -> None:
-    small = {"nats.errors", "nats.js.errors", "nats.aio.msg"}
+    small = {"nats.errors", "nats.js.errors", "nats.aio.msg", "nats.micro.request", "nats.micro.service"}
     using = {m for m in CORE if any(name.split(".")[0] == "nats" and name not in small for name in outside(m))}
     assert using == NATS_CLIENT | NATS_FACADES
     assert not {m for m in NATS_FACADES if "nats.aio.client" in outside(m)}
@@ -168,3 +171,17 @@ def test_nothing_is_printed() -> None:
         for node in ast.walk(tree_of(module)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id != "print", module
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "contrib").rglob("*.py")), ids=lambda path: path.stem)
+def test_gateways_use_public_names(path: Path) -> None:
+    """What they are made of, any user could use; and no framework is imported but by the modules for it."""
+    depth = len(path.relative_to(PACKAGE).parts)
+    for node in nodes(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level == depth and node.module:
+            assert node.module in CONTRIB, f"{path.name} imports {node.module}"
+        root = (node.module or "").split(".")[0]
+        if not node.level and root in ("django", "flask", "werkzeug"):
+            assert "django" in path.parts or path.stem == "flask", f"{path.name} imports {root}"

@@ -51,11 +51,7 @@ PAIRS: List[Tuple[type, str]] = [
 ]
 
 # Counterparts that are not there yet, as "JetStream.key_value", or a whole class. Empty when all is done.
-COMING: Set[str] = {
-    "Service",
-    "EndpointGroup",
-    "ServiceRequest",
-}
+COMING: Set[str] = set()
 
 
 _SELF = ast.dump(ast.parse("self").body[0].value)  # type: ignore[attr-defined]

@@ -54,6 +54,7 @@ def test_the_interface_is_this() -> None:
     """Nothing comes or goes by accident."""
     assert set(natsbridge.__all__) - set(errors.__all__) == {
         "Consuming",
+        "EndpointGroup",
         "JetStream",
         "JetStreamMessage",
         "KeyValue",
@@ -72,6 +73,9 @@ def test_the_interface_is_this() -> None:
         "Replies",
         "ResponseSender",
         "ResponseStream",
+        "Service",
+        "ServiceClient",
+        "ServiceRequest",
         "StreamRequest",
         "Subscriber",
         "Subscription",

@@ -694,6 +694,27 @@ def test_a_detached_sender_that_nobody_holds_ends_its_stream(
     wait_for(lambda: subscriber.stats()[0].detached == 0 and ends_of(worker_pool) == [])
 
 
+def test_what_a_sender_had_sent_before_nobody_held_it_arrives(unique: str, wait_for: WaitFor) -> None:
+    """It was accepted, so it is delivered, here after a reconnect; then the stream ends with the failure."""
+    keeper = Keeper()
+    with EmbeddedServer() as server, Pool(server.url) as pool, Subscriber(server.url) as subscriber:
+        subscriber.stream_subscribe_handler(unique, keeper)
+        stream = pool.stream(unique, resume=LONG, timeout=LONG)
+        assert next(stream) == b"handler"
+        wait_for(lambda: subscriber.stats()[0].running == 0)
+        server.kill()
+        wait_for(lambda: subscriber.pool.stats().connected == 0)
+        for n in range(3):
+            keeper.senders[0].send(b"%d" % n)
+        keeper.senders.clear()
+        gc.collect()
+        server.restart()
+        assert [next(stream) for _ in range(3)] == [b"0", b"1", b"2"]
+        with pytest.raises(StreamError, match="dropped the stream without ending it"):
+            next(stream)
+        wait_for(lambda: subscriber.stats()[0].detached == 0 and ends_of(subscriber.pool) == [])
+
+
 # -- saturation -------------------------------------------------------------------------------------------------------
 
 
@@ -924,6 +945,20 @@ def test_closing_ends_streams_with_an_error_on_both_sides(
         subscriber.stream_subscribe_handler(unique, serve)
 
 
+def test_closing_ends_detached_senders(server: EmbeddedServer, pool: Pool, unique: str, wait_for: WaitFor) -> None:
+    keeper = Keeper()
+    with Subscriber(server.url) as subscriber:
+        subscriber.stream_subscribe_handler(unique, keeper)
+        stream = pool.stream(unique)
+        assert next(stream) == b"handler"
+        wait_for(lambda: subscriber.stats()[0].running == 0)
+        subscriber.close()
+        with pytest.raises(ResponderLostError, match="shutting down"):
+            next(stream)
+        with pytest.raises(ClosedError):
+            keeper.senders[0].send(b"x")
+
+
 def test_closing_refuses_what_is_queued(
     worker_pool: Pool, pool: Pool, unique: str, gate: threading.Event, wait_for: WaitFor
 ) -> None:
@@ -960,7 +995,7 @@ def test_a_request_that_crosses_the_close_does_not_hold_it_up(
 
     subscriber = Subscriber(worker_pool)
     subscriber.stream_subscribe_handler(unique, endless)
-    registration = subscriber._registrations[0]
+    registration = subscriber._all(Registration)[0]
     link = registration._link
     assert link is not None
     assert link.loop._loop is not None
@@ -971,7 +1006,7 @@ def test_a_request_that_crosses_the_close_does_not_hold_it_up(
     def crossing(self: Workers, deadline: Deadline) -> bool:
         if self is registration._workers:
             assert link.loop._loop is not None
-            asyncio.run_coroutine_threadsafe(registration._on_request(msg), link.loop._loop).result(LONG)
+            asyncio.run_coroutine_threadsafe(registration._on_message(msg), link.loop._loop).result(LONG)
         return close(self, deadline)
 
     monkeypatch.setattr(Workers, "close", crossing)
