@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import Any, Dict
+from typing import Any, Callable, Dict, List
 
 from nats.js.api import ConsumerConfig, StorageType, StreamConfig
 
@@ -86,9 +86,33 @@ class Streams:
             return {"seconds": time.perf_counter() - begin}
 
 
+class Buckets:
+    """Reads key-value buckets."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.js = pool.jetstream()
+
+    def make(self, bucket: str, direct: bool, size: int) -> Dict[str, Any]:
+        """A bucket in memory with one value."""
+        kv = self.js.create_key_value(bucket=bucket, direct=direct, storage=StorageType.MEMORY)
+        kv.put("key", b"x" * size)
+        return {}
+
+    def get(self, bucket: str, count: int) -> Dict[str, Any]:
+        """Read the value ``count`` times."""
+        kv = self.js.key_value(bucket)
+        took: List[float] = []
+        for _ in range(count):
+            begin = time.perf_counter()
+            kv.get("key")
+            took.append(time.perf_counter() - begin)
+        return {"seconds": took}
+
+
 def main(role: str, server: str, kind: str) -> None:
+    roles: Dict[str, Callable[[Pool], object]] = {"buckets": Buckets, "streams": Streams}
     with Pool(server, uvloop=kind == "uvloop") as pool:
-        serve({"streams": Streams}[role](pool))
+        serve(roles[role](pool))
 
 
 if __name__ == "__main__":

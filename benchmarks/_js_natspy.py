@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import Any, Dict
+from typing import Any, Callable, Dict, List
 
 import nats
 from nats.aio.client import Client
@@ -62,16 +62,34 @@ class Streams:
         return {"seconds": took}
 
 
-async def _serve(server: str) -> None:
+class Buckets:
+    """Reads key-value buckets."""
+
+    def __init__(self, client: Client) -> None:
+        self.js = client.jetstream()
+
+    async def get(self, bucket: str, count: int) -> Dict[str, Any]:
+        """Read the value of a key ``count`` times."""
+        kv = await self.js.key_value(bucket)
+        took: List[float] = []
+        for _ in range(count):
+            begin = time.perf_counter()
+            await kv.get("key")
+            took.append(time.perf_counter() - begin)
+        return {"seconds": took}
+
+
+async def _serve(role: str, server: str) -> None:
+    roles: Dict[str, Callable[[Client], object]] = {"buckets": Buckets, "streams": Streams}
     client = await nats.connect(server)
-    await serve_async(Streams(client))
+    await serve_async(roles[role](client))
     await client.close()
 
 
 def main(role: str, server: str, kind: str) -> None:
     loop = new_loop(kind)
     asyncio.set_event_loop(loop)
-    loop.run_until_complete(_serve(server))
+    loop.run_until_complete(_serve(role, server))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Callable, Dict, Iterator, List, Tuple
 
 from ._peer import Peer
-from ._table import Line, Settings, line, main, peer, rate, ratios, seconds, take_turns
+from ._table import Line, Settings, duration, line, main, median, peer, rate, ratios, seconds, take_turns
 
 _SIZE = 128  # bytes of a message that is published
 _READ = 1024  # bytes of a message that is read
@@ -79,7 +79,27 @@ def consume(settings: Settings) -> List[Line]:
     ]
 
 
-ROWS: Dict[str, Callable[[Settings], List[Line]]] = {row.__name__: row for row in (publish, pipeline, consume)}
+def keyvalue(settings: Settings) -> List[Line]:
+    """Read the value of a key, one after another."""
+    count = settings.count(400)
+    lines = []
+    with peer(settings, "_js_bridge", "buckets") as ours, peer(settings, "_js_natspy", "buckets") as plain:
+        for direct in (False, True):
+            ours.ask("make", bucket=f"bench{direct:d}", direct=direct, size=_SIZE)
+
+            def measure(side: Peer, bucket: str = f"bench{direct:d}") -> Callable[[], float]:
+                return lambda: median(side.ask("get", bucket=bucket, count=count))
+
+            times = take_turns(settings, [measure(ours), measure(plain)])
+            how = ", with direct access" if direct else ""
+            what = f"`KeyValue.get` of {_SIZE} bytes{how}: median time beside nats-py's"
+            lines.append(
+                line("keyvalue", what, duration(times[0]), duration(times[1]), ratios(times[0], times[1]), 1.5, most=True)
+            )
+    return lines
+
+
+ROWS: Dict[str, Callable[[Settings], List[Line]]] = {row.__name__: row for row in (publish, pipeline, consume, keyvalue)}
 
 
 if __name__ == "__main__":

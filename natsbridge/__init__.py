@@ -38,7 +38,9 @@ from .errors import (
 )
 from .jetstream import JetStream
 from .jsmessage import JetStreamMessage
+from .keyvalue import KeyValue, KeyWatcher
 from .message import Message
+from .objectstore import ObjectStore, ObjectWatcher
 from .ordered import OrderedConsumer
 from .pool import Pool, PoolStats
 from .process import is_client_online, mark_client_offline, mark_client_online
@@ -65,7 +67,11 @@ __all__ = [
     "EndpointGroup",
     "JetStream",
     "JetStreamMessage",
+    "KeyValue",
+    "KeyWatcher",
     "Message",
+    "ObjectStore",
+    "ObjectWatcher",
     "OrderedConsumer",
     "PoolStats",
     "PublishFuture",

@@ -112,6 +112,11 @@ class PublishFuture:
         except Abandoned:
             raise RequestTimeoutError(f"the message on {self.subject!r} was not acknowledged within {timeout} s") from None
 
+    def withdraw(self) -> None:
+        """For natsbridge itself: do not send it, unless it has been; its failure is of no interest."""
+        self._retrieved = True
+        self._inbox.withdraw(self)
+
     def settle(self, answer: Optional[bytes], error: Optional[Exception]) -> None:
         """For the inbox, with its lock held."""
         self._answer, self._error = answer, error
@@ -230,6 +235,12 @@ class AckInbox:
             first = first or error
         if first is not None:
             raise first
+
+    def withdraw(self, future: PublishFuture) -> None:
+        with self.lock:
+            if not future.sent:
+                for number in [number for number, pending in self._pending.items() if pending is future]:
+                    self._settle(number, None, DisconnectedError("the message was withdrawn before it was sent"))
 
     def report_quietly(self, error: Exception) -> None:
         if self._generation == _fork.generation:

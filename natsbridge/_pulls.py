@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections import deque
-from typing import Any, Deque, Dict, Optional
+from typing import Any, Deque, Dict, Optional, Tuple
 
 import nats.js.errors
 from nats.aio.msg import Msg
@@ -61,6 +61,7 @@ class Pulls:
     is_stream = False
 
     gives_back = True  # what nobody reads is for others
+    passing: Tuple[str, ...] = _PASSING
 
     def __init__(self, link: Link, port: AckPort, inbox: str, next_subject: str) -> None:
         """``inbox``: below it the answers come. ``next_subject``: where the requests go."""
@@ -71,6 +72,7 @@ class Pulls:
         self.messages: Deque[JetStreamMessage] = deque()
         self.pulls: Dict[int, Pull] = {}
         self.trouble: Optional[str] = None  # why the consumer did not answer: a reader has to look
+        self.shutdown = False  # the server is about to hang up: what it is asked now is lost
         self.error: Optional[Exception] = None  # for the next reader
         self.ended: Optional[Exception] = None  # for every reader from now on
         self.heard = time.monotonic()  # when anything came last
@@ -182,7 +184,8 @@ class Pulls:
             if known:
                 self._over(int(number))
             description = (msg.headers or {}).get(_DESCRIPTION, "").strip()
-            if status == "503" or (status == "409" and description in _PASSING):
+            self.shutdown = self.shutdown or description == "Server Shutdown"
+            if status == "503" or (status == "409" and description in self.passing):
                 self.trouble = description if status == "409" else "nobody answers for the consumer"
             elif status not in _OVER and known and "Batch Completed" not in description:
                 self.error = nats.js.errors.APIError(code=int(status), description=description)

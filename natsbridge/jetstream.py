@@ -17,9 +17,9 @@ from ._blocking import blocking
 from ._context import INACTIVE_THRESHOLD, Binding
 from ._deadline import Deadline, check_timeout
 from ._handling import JetStreamHandler
+from .buckets import Buckets
 from .options import check_callable, check_count, check_subscription
 from .ordered import OrderedConsumer, ordered_config
-from .publishing import Publisher
 from .pulling import PullSubscription
 from .pushing import PushSubscription
 
@@ -48,7 +48,7 @@ def _check_limits(messages: int, size: int) -> Tuple[int, int]:
     return check_count(messages, "pending_msgs_limit"), check_count(size, "pending_bytes_limit")
 
 
-class JetStream(Publisher):
+class JetStream(Buckets):
     """JetStream through a pool: streams, consumers and their messages, blocking; made by ``Pool.jetstream``.
 
     Methods, parameters and errors are those of nats-py's ``JetStreamContext``. Each call has a deadline, ``timeout``

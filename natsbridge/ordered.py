@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import nats.errors
 import nats.js.errors
@@ -17,11 +17,14 @@ from .jsmessage import JetStreamMessage
 from .manager import Manager
 from .pulling import PullSubscription
 
+_ATTEMPT = 2.0  # seconds after which making another consumer is tried anew: a restart may have swallowed the request
+
 
 class OrderedPulls(Pulls):
     """Takes only what comes next: a message of an earlier consumer is dropped, and so is one behind a gap."""
 
     gives_back = False  # nothing is acknowledged
+    passing = (*Pulls.passing, "Consumer Deleted")  # by whomever: another one is made
     consumer = ""
     consumer_seq = stream_seq = 0  # of the last message taken
 
@@ -50,6 +53,8 @@ class OrderedConsumer(PullSubscription):
     def __init__(self, js: Manager, stream: str, config: api.ConsumerConfig, deadline: Deadline) -> None:
         super().__init__(js, stream, "", owned=True, deadline=deadline)
         self._config = config
+        #: For natsbridge itself: called by a reading thread when another consumer was made; raises to end reading.
+        self.on_recreated: Optional[Callable[[Deadline], None]] = None
         #: Messages that the stream held for this consumer when it was made.
         self.initial_pending = 0
 
@@ -88,8 +93,11 @@ class OrderedConsumer(PullSubscription):
 
     def _look(self, deadline: Deadline) -> None:
         """Something was lost: go on with a new consumer."""
+        if self._pulls.shutdown:
+            self._pulls.shutdown = False
+            self._reader.pause(deadline)
         try:
-            self._create(deadline)
+            self._create(Deadline(deadline.at_most(_ATTEMPT)))
         except nats.js.errors.NotFoundError:
             if self._missing:
                 raise
@@ -99,6 +107,8 @@ class OrderedConsumer(PullSubscription):
                 raise
         else:
             self._missing = False
+            if self.on_recreated is not None:
+                self.on_recreated(deadline)
             return
         self._pulls.trouble = "there is no consumer"
         self._reader.pause(deadline)

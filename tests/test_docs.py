@@ -24,8 +24,11 @@ from natsbridge import (
     Error,
     JetStream,
     JetStreamMessage,
+    KeyValue,
+    KeyWatcher,
     Message,
     NoRespondersError,
+    ObjectStore,
     OnlineRegistry,
     Pool,
     PullSubscription,
@@ -184,6 +187,7 @@ CODE = [(page, block) for page in PAGES for block in blocks(page, "python")]
 KNOWN: Dict[str, Type[Any]] = {
     "jobs": PullSubscription,
     "js": JetStream,
+    "kv": KeyValue,
     "message": JetStreamMessage,
     "pool": Pool,
     "gateway": Pool,
@@ -194,11 +198,13 @@ KNOWN: Dict[str, Type[Any]] = {
     "replies": Replies,
     "sender": ResponseSender,
     "server": EmbeddedServer,
+    "store": ObjectStore,
     "service": Service,
     "client": ServiceClient,
     "stream": ResponseStream,
     "subscriber": Subscriber,
     "subscription": Subscription,
+    "watcher": KeyWatcher,
 }
 
 
@@ -357,6 +363,24 @@ def js_acknowledged(js: JetStream) -> int:
     floor = js.consumer_info("ORDERS", "billing").ack_floor
     assert floor is not None
     return floor.stream_seq
+
+
+def test_the_guides_stores_work(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_for: WaitFor) -> None:
+    """The sections on buckets and stores, as they stand there, one after the other."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report.pdf").write_bytes(b"%PDF")
+    names: Dict[str, Any] = {"pool": pool}
+    try:
+        for text in ("create_key_value", "def on_change", "create_object_store"):
+            exec(block_with(GUIDE, "python", text), names)
+        names["kv"].put("size", b"7")
+        wait_for(lambda: names["settings"] == {"color": b"blue", "size": b"7"}, what="the settings")
+        names["kv"].delete("size")
+        wait_for(lambda: names["settings"] == {"color": b"blue"}, what="the deletion")
+        assert (tmp_path / "copy.pdf").read_bytes() == b"%PDF"
+    finally:
+        names["js"].delete_key_value("settings")
+        names["js"].delete_object_store("files")
 
 
 def test_the_guides_permissions_are_enough(wait_for: WaitFor) -> None:

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Iterator, List
 
 import pytest
 from procs import LONG, PACKAGE_ROOT, WaitFor, posix_only
 
+from natsbridge import Error, Pool
 from natsbridge.server import EmbeddedServer
 
 pytestmark = [pytest.mark.process, posix_only]
@@ -183,3 +185,73 @@ def test_service_explains_itself(run: Run) -> None:
     program = run("service")
     assert program.wait() == 1
     assert any("service.py look" in line for line in program.lines())
+
+
+@pytest.fixture
+def streams(server: EmbeddedServer) -> Iterator[Callable[..., None]]:
+    """``streams(name, …)``: these are deleted when the test is over, since all tests share the server."""
+    names: List[str] = []
+    yield lambda *given: names.extend(given)
+    with Pool(server.url) as pool:
+        for name in names:
+            with suppress(Error):
+                pool.jetstream().delete_stream(name)
+
+
+def test_config_watcher(run: Run, streams: Callable[..., None], wait_for: WaitFor) -> None:
+    streams("KV_settings")
+    setter = run("config_watcher", "set", "color", "red")
+    assert setter.wait() == 0, setter.lines()
+    assert setter.lines() == ["revision 1"]
+    watcher = run("config_watcher")
+    wait_for(lambda: "following 1 settings" in watcher.lines(), what="the settings")
+    assert run("config_watcher", "set", "size", "7").wait() == 0
+    assert run("config_watcher", "unset", "color").wait() == 0
+    wait_for(lambda: len(watcher.lines()) == 4, what="two changes")
+    watcher.process.send_signal(signal.SIGTERM)
+    assert watcher.wait() == 0
+    assert watcher.lines() == ["color = red", "following 1 settings", "size = 7", "color is not set any more"]
+
+
+def test_upload(run: Run, streams: Callable[..., None], tmp_path: Path) -> None:
+    streams("OBJ_files")
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(os.urandom(3_000_000))
+    upload = run("upload", "put", str(source), "a file")
+    assert upload.wait() == 0, upload.lines()
+    assert upload.lines()[-1] == "stored a file, 3000000 bytes"
+    assert any("3.0/3.0 MB" in line for line in upload.lines()), "the bar is full"
+    download = run("upload", "get", "a file", str(target))
+    assert download.wait() == 0, download.lines()
+    assert target.read_bytes() == source.read_bytes()
+    assert run("upload", "list").wait() == 0
+    missing = run("upload", "get", "nothing", str(target))
+    assert missing.wait() == 1
+    assert "there is no object 'nothing'" in missing.lines()[-1]
+
+
+def test_job_queue(run: Run, streams: Callable[..., None], wait_for: WaitFor) -> None:
+    streams("JOBS", "DEAD_JOBS")
+    adding = run("job_queue", "add", "one", "flaky-two", "broken-three")
+    assert adding.wait() == 0, adding.lines()
+    workers = [run("job_queue", "work"), run("job_queue", "work")]
+
+    def done() -> List[str]:
+        return sorted(line for worker in workers for line in worker.lines() if line != "working")
+
+    expected = [
+        "broken-three: put aside",
+        "broken-three: try 1 failed",
+        "broken-three: try 2 failed",
+        "flaky-two: done",
+        "flaky-two: try 1 failed",
+        "one: done",
+    ]
+    wait_for(lambda: done() == expected, what="all jobs")
+    for worker in workers:
+        worker.process.send_signal(signal.SIGTERM)
+    assert [worker.wait() for worker in workers] == [0, 0]
+    dead = run("job_queue", "dead")
+    assert dead.wait() == 0, dead.lines()
+    assert dead.lines() == ["broken-three: this did not work out"]
+    assert done() == expected

@@ -17,7 +17,7 @@ LAYERS: List[Set[str]] = [
     {"_arguments", "_deadline", "_fork", "_types", "_wire", "errors"},
     {"_outgoing", "_waiter", "message", "options"},
     {"_incoming", "_loop", "_mailbox", "_workers", "registry"},
-    {"_connection", "_outbox"},
+    {"_connection", "_files", "_outbox"},
     {"_link"},
     {"_runtime", "presence", "process", "replies", "requester", "responder", "subscription"},
     {"_blocking", "_intake", "_serving", "connections", "jsmessage"},
@@ -25,6 +25,10 @@ LAYERS: List[Set[str]] = [
     {"_acks", "_group", "_reading", "manager"},
     {"publishing", "pulling", "pushing", "service", "service_client"},
     {"ordered"},
+    {"_bucket", "_objects"},
+    {"_watching"},
+    {"keyvalue", "objectstore"},
+    {"buckets"},
     {"jetstream"},
     {"pool"},
     {"subscriber"},
@@ -34,14 +38,14 @@ CORE: Dict[str, int] = {module: layer for layer, modules in enumerate(LAYERS) fo
 # Who may know the client library below, and who the event loop.
 NATS_CLIENT = {"_connection"}
 NATS_FACADES = {  # they reuse what it builds on its client
-    "_acks", "_arguments", "_blocking", "_context", "_pushed", "jetstream", "manager", "ordered", "publishing", "pulling",
-    "pushing",
+    "_acks", "_arguments", "_blocking", "_bucket", "_context", "_objects", "_pushed", "buckets", "jetstream", "keyvalue",
+    "manager", "objectstore", "ordered", "publishing", "pulling", "pushing",
 }  # fmt: skip
 NATS = {  # all the others know what can be had without the client: errors, messages, a service's figures
     *NATS_CLIENT,
     *NATS_FACADES,
-    "errors", "_discovery", "_endpoint", "_group", "_handling", "_intake", "_link", "_pulls", "_registration", "jsmessage",
-    "presence", "replies", "requester", "responder", "service", "service_client", "subscription",
+    "errors", "_discovery", "_endpoint", "_group", "_handling", "_intake", "_link", "_pulls", "_registration", "_watching",
+    "jsmessage", "presence", "replies", "requester", "responder", "service", "service_client", "subscription",
 }  # fmt: skip
 ASYNCIO = {"_loop", "_connection", "_discovery", "_outbox", "_link", "_runtime", "requester", "responder"}
 THREADING = {"_waiter", "_loop", "_workers", "_serving", "service"}
@@ -144,10 +148,10 @@ def test_one_module_knows_the_client_of_nats_py() -> None:
 @pytest.mark.parametrize("module", sorted(CORE))
 def test_the_core_needs_nothing_but_the_standard_library_and_nats(module: str) -> None:
     standard = {
-        "__future__", "_thread", "asyncio", "atexit", "collections", "concurrent", "contextlib", "copy", "dataclasses",
-        "datetime", "email", "enum", "functools", "hashlib", "inspect", "itertools", "json", "logging", "math", "operator",
-        "os", "random", "re", "secrets", "signal", "ssl", "struct", "sys", "threading", "time", "typing", "urllib",
-        "weakref",
+        "__future__", "_thread", "asyncio", "atexit", "base64", "binascii", "collections", "concurrent", "contextlib",
+        "copy", "dataclasses", "datetime", "email", "enum", "functools", "hashlib", "inspect", "io", "itertools", "json",
+        "logging", "math", "operator", "os", "pathlib", "random", "re", "secrets", "signal", "ssl", "struct", "sys",
+        "threading", "time", "typing", "urllib", "weakref",
     }  # fmt: skip
     optional = {"uvloop"} if module == "_loop" else {"gevent"} if module == "_waiter" else set()
     roots = {name.split(".")[0] for name in outside(module)}

@@ -51,18 +51,7 @@ PAIRS: List[Tuple[type, str]] = [
 ]
 
 # Counterparts that are not there yet, as "JetStream.key_value", or a whole class. Empty when all is done.
-COMING: Set[str] = {
-    "KeyValue",
-    "KeyWatcher",
-    "ObjectStore",
-    "ObjectWatcher",
-    "JetStream.key_value",
-    "JetStream.create_key_value",
-    "JetStream.delete_key_value",
-    "JetStream.object_store",
-    "JetStream.create_object_store",
-    "JetStream.delete_object_store",
-}
+COMING: Set[str] = set()
 
 
 _SELF = ast.dump(ast.parse("self").body[0].value)  # type: ignore[attr-defined]
