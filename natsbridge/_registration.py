@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Set
 
 from nats.aio.msg import Msg
 
-from . import _wire
+from . import _fork, _wire
 from ._connection import LinkSubscription
 from ._deadline import Deadline
 from ._link import Link
@@ -193,7 +193,9 @@ class Registration:
             except (TypeError, ValueError):
                 self._fail(sink, request, error, "the handler failed")
         except BaseException as error:
-            if isinstance(error, ClosedError) and sink.done:
+            if sink.generation != _fork.generation:
+                logger.debug("the handler of %s ended in a forked child: the parent's goes on", request.subject)
+            elif isinstance(error, ClosedError) and sink.done:
                 logger.debug("the handler of %s stopped: %s", request.subject, error)
             else:
                 # The text may hold what is nobody else's business: it stays in this process.

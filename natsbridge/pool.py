@@ -13,7 +13,7 @@ from ._deadline import Deadline, check_interval, check_timeout
 from ._link import Link, LinkStats
 from ._outbox import publish_command
 from ._runtime import Runtime
-from ._waiter import Abandoned, Lock, Waiter
+from ._waiter import Abandoned, Lock, LongLock, Waiter
 from .errors import ClosedError, MaxPayloadError, RequestTimeoutError
 from .message import Message
 from .options import (
@@ -188,7 +188,7 @@ class Pool:
         _fork.watch(self)
 
     def _reset(self) -> None:
-        self._opening = Lock()  # held while connecting, so that concurrent first uses connect once
+        self._opening = LongLock()  # held while connecting, so that concurrent first uses connect once
         self._lock = Lock()  # guards _state, _runtime and _attached; nothing waits inside it
         self._state = _NEW
         self._runtime: Optional[Runtime] = None
@@ -218,7 +218,8 @@ class Pool:
         runtime = self._runtime
         if runtime is not None and self._state == _OPEN:
             return runtime
-        if not self._opening.acquire(timeout=deadline.at_most(3600.0)):
+        opening = self._opening  # a forked child gets another one, while a greenlet that was in here goes on there
+        if not opening.acquire(deadline):
             raise RequestTimeoutError(f"another thread was still connecting after {deadline.timeout} s")
         try:
             with self._lock:
@@ -238,7 +239,7 @@ class Pool:
             process.opened(self)
             return runtime
         finally:
-            self._opening.release()
+            opening.release()
 
     def _make_runtime(self) -> Runtime:
         return Runtime(

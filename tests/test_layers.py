@@ -14,7 +14,7 @@ PACKAGE = Path(natsbridge.__file__).parent
 
 # The core, from the bottom: a module imports from layers below its own only.
 LAYERS: List[Set[str]] = [
-    {"_deadline", "_fork", "_wire", "errors"},
+    {"_deadline", "_fork", "_threads", "_wire", "errors"},
     {"_outgoing", "_waiter", "message", "options"},
     {"_incoming", "_loop", "_mailbox", "_workers", "registry"},
     {"_connection", "_outbox"},
@@ -30,7 +30,7 @@ CORE: Dict[str, int] = {module: layer for layer, modules in enumerate(LAYERS) fo
 NATS = {"errors", "_connection", "_link", "_registration", "presence", "replies", "requester", "responder", "subscription"}
 NATS_CLIENT = {"_connection"}  # all the others know the errors and the message it hands over
 ASYNCIO = {"_loop", "_connection", "_outbox", "_link", "_runtime", "requester", "responder"}
-THREADING = {"_waiter", "_loop", "_workers", "subscriber"}
+THREADING = {"_threads", "_waiter", "_workers", "subscriber"}
 
 # Tools around the core: they may use all of it, and nothing of it may use them.
 TOOLS: Dict[str, Set[str]] = {
@@ -129,7 +129,7 @@ def test_the_core_needs_nothing_but_the_standard_library_and_nats(module: str) -
         "functools", "hashlib", "inspect", "itertools", "json", "logging", "math", "os", "random", "re", "secrets",
         "signal", "ssl", "struct", "sys", "threading", "time", "typing", "urllib", "weakref",
     }  # fmt: skip
-    optional = {"uvloop"} if module == "_loop" else {"gevent"} if module == "_waiter" else set()
+    optional = {"uvloop"} if module == "_loop" else {"gevent"} if module == "_threads" else set()
     roots = {name.split(".")[0] for name in outside(module)}
     assert roots <= standard | {"nats"} | optional
 

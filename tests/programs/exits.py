@@ -41,13 +41,17 @@ def call() -> None:
         while True:
             frame = sys._current_frames()[main_thread]
             now = (frame, frame.f_lasti)
-            if now == before and frame.f_code.co_filename.endswith(("threading.py", "_waiter.py", "_loop.py")):
+            if now == before and frame.f_code.co_filename.endswith(("_waiter.py", "_loop.py")):
                 tell("calling")
                 return
             before = now
             time.sleep(0.01)
 
-    threading.Thread(target=watch, daemon=True).start()
+    def watch_greenlets() -> None:
+        time.sleep(0.01)  # which returns only while the main greenlet waits
+        tell("calling")
+
+    threading.Thread(target=watch_greenlets if "gevent" in sys.modules else watch, daemon=True).start()
 
 
 # -- ways to end ----------------------------------------------------------------------------------------------------------
