@@ -75,6 +75,11 @@ class Requester:
             raise RuntimeError(f"{chunks} chunks arrived instead of {count}")
         return {"seconds": seconds}
 
+    def ages(self, subject: str, count: int, pause: float) -> Dict[str, Any]:
+        """Read one stream of ``count`` chunks that hold their time, ``pause`` seconds apart: how old each is when read."""
+        stream = self.pool.stream(subject, b"%d %f" % (count, pause))
+        return {"seconds": [time.monotonic() - float(chunk) for chunk in stream]}
+
     def read_on(self, subject: str) -> Dict[str, Any]:
         """Read a stream for ever, in a thread; returns once it is under way."""
         under_way = threading.Event()
@@ -132,6 +137,7 @@ class Worker:
             "bench.many": self._many,
             "bench.hold": self._hold,
             "bench.check": self._check,
+            "bench.clock": self._clock,
         }
         for subject, handler in handlers.items():
             subscriber.stream_subscribe_handler(subject, handler, max_workers=100)
@@ -161,6 +167,13 @@ class Worker:
         chunk = b"x" * size
         for _ in range(count):
             sender.send(chunk)
+
+    @staticmethod
+    def _clock(request: StreamRequest, sender: ResponseSender) -> None:
+        count, pause = request.data.split()
+        for _ in range(int(count)):
+            sender.send(b"%.9f" % time.monotonic())
+            time.sleep(float(pause))
 
     @staticmethod
     def _hold(_: StreamRequest, sender: ResponseSender) -> None:

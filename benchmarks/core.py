@@ -22,6 +22,7 @@ from natsbridge.server import EmbeddedServer, find_server
 from ._peer import Peer
 
 _SIZE = 128  # bytes of a message or chunk
+_LARGE = 64 * 1024
 _STREAMS = 100
 _IDS = 1_000_000
 
@@ -210,8 +211,7 @@ def check(settings: Settings) -> List[Line]:
 
 
 def stream(settings: Settings) -> List[Line]:
-    """Chunks per second, from a synchronous handler to a synchronous reader."""
-    count = settings.count(30_000)
+    """Chunks and bytes per second, from a synchronous handler to a synchronous reader."""
     with ExitStack() as stack:
         stack.enter_context(_peer(settings, "_bridge", "worker"))
         reader = stack.enter_context(_peer(settings, "_bridge", "requester"))
@@ -219,18 +219,24 @@ def stream(settings: Settings) -> List[Line]:
         listener = stack.enter_context(_peer(settings, "_natspy", "plain"))
         listener.ask("listen", subject="bench.flow")
 
-        def ours() -> float:
-            return count / _seconds(reader.ask("read", subject="bench.many", size=_SIZE, count=count))
+        def ours(size: int, count: int) -> float:
+            return count / _seconds(reader.ask("read", subject="bench.many", size=size, count=count))
 
-        def plain() -> float:
+        def plain(size: int, count: int) -> float:
             listener.ask("expect", count=count)
             listener.tell("received")
-            sender.ask("publish", subject="bench.flow", size=_SIZE, count=count)
+            sender.ask("publish", subject="bench.flow", size=size, count=count)
             return count / _seconds(listener.answer())
 
-        rates = _rounds(settings, [ours, plain])
-    what = f"chunks of {_SIZE} bytes, handler to reader: rate beside bare publisher to bare callback"
-    return [_line("stream", what, _rate(rates[0]), _rate(rates[1]), _ratios(rates[0], rates[1]))]
+        def measure(size: int, count: int) -> List[List[float]]:
+            return _rounds(settings, [lambda: ours(size, count), lambda: plain(size, count)])
+
+        small, large = measure(_SIZE, settings.count(100_000)), measure(_LARGE, settings.count(2_000))
+    what = "chunks of {}, handler to reader: rate beside bare publisher to bare callback"
+    return [
+        _line("stream", what.format(size), _rate(rates[0]), _rate(rates[1]), _ratios(rates[0], rates[1]), target)
+        for size, rates, target in ((f"{_SIZE} bytes", small, 3), (f"{_LARGE // 1024} KiB", large, 0.8))
+    ]
 
 
 def first(settings: Settings) -> List[Line]:
@@ -242,19 +248,54 @@ def first(settings: Settings) -> List[Line]:
         echo = stack.enter_context(_peer(settings, "_natspy", "plain"))
         echo.ask("echo", subject="bench.echo")
         plain = stack.enter_context(_peer(settings, "_natspy", "plain"))
+        hand_worker = stack.enter_context(_peer(settings, "_natspy", "threaded"))
+        hand_worker.ask("answer", subject="bench.hand")
+        hand_reader = stack.enter_context(_peer(settings, "_natspy", "threaded"))
+
+        def median(peer: Peer, command: str, subject: str) -> Callable[[], float]:
+            return lambda: _median(peer.ask(command, subject=subject, size=_SIZE, count=count))
+
         times = _rounds(
             settings,
             [
-                lambda: _median(reader.ask("first_chunks", subject="bench.one", size=_SIZE, count=count)),
-                lambda: _median(plain.ask("request", subject="bench.echo", size=_SIZE, count=count)),
+                median(reader, "first_chunks", "bench.one"),
+                median(hand_reader, "first_chunks", "bench.hand"),
+                median(plain, "request", "bench.echo"),
             ],
         )
-    what = "first chunk of a new stream: median time beside a bare `await request`"
-    return [_line("first", what, _time(times[0]), _time(times[1]), _ratios(times[0], times[1]))]
+    what = "first chunk of a new stream: median time beside"
+    mine, hand, bare = map(_time, times)
+    by_hand = f"{what} threads and `run_coroutine_threadsafe` by hand"
+    return [
+        _line("first", by_hand, mine, hand, _ratios(times[0], times[1]), 1.1, most=True),
+        _line("first", f"{what} a bare `await request`", mine, bare, _ratios(times[0], times[2]), 2.2, most=True),
+    ]
+
+
+def slow(settings: Settings) -> List[Line]:
+    """How old the chunks of a slow stream are when they are read."""
+    count, pause = settings.count(500), 0.001
+    with ExitStack() as stack:
+        stack.enter_context(_peer(settings, "_bridge", "worker"))
+        reader = stack.enter_context(_peer(settings, "_bridge", "requester"))
+        sender = stack.enter_context(_peer(settings, "_natspy", "plain"))
+        listener = stack.enter_context(_peer(settings, "_natspy", "plain"))
+
+        def plain() -> float:
+            listener.ask("clock", subject="bench.slow", count=count)
+            sender.ask("tick", subject="bench.slow", count=count, pause=pause)
+            return _median(listener.ask("ages"))
+
+        def ours() -> float:
+            return _median(reader.ask("ages", subject="bench.clock", count=count, pause=pause))
+
+        times = _rounds(settings, [ours, plain])
+    what = "a chunk every ms: median age when it is read, beside a bare callback's"
+    return [_line("slow", what, _time(times[0]), _time(times[1]), _ratios(times[0], times[1]), 1.5, most=True)]
 
 
 ROWS: Dict[str, Callable[[Settings], List[Line]]] = {
-    row.__name__: row for row in (publish, request, kill, registry, threads, check, stream, first)
+    row.__name__: row for row in (publish, request, kill, registry, threads, check, stream, first, slow)
 }
 
 

@@ -28,7 +28,14 @@ _DEFAULT_PROBE_MS = 2000  # how often a responder speaks that does not say how o
 _SUSPECT_PROBES = 0.25  # seconds between probes of a responder that is missing, but may come back
 _MAX_NAKS = 5  # for one chunk, each after a probe or end that showed it missing still
 
-Item = Tuple[bytes, Optional[Dict[str, str]]]
+PARCELS = 8  # parts of the window in which the reader is handed what has arrived
+
+
+class Parcel(NamedTuple):
+    """What the reader is handed at a time: chunks in order. ``headers``: the chunk's, where a plain responder sent some."""
+
+    chunks: List[bytes]
+    headers: Optional[Dict[str, str]] = None
 
 
 class Say(NamedTuple):
@@ -64,12 +71,15 @@ class Incoming:
         self.window, self.max_bytes = window, max_bytes
         self.state = WAITING
         self.ended: Optional[Ended] = None
-        self.buffer: Deque[Item] = deque()
-        self.received = self.consumed = self.acked = 0
+        self.buffer: Deque[bytes] = deque()
+        self.received = self.acked = 0
+        self.unread = 0  # chunks of the last parcel that the reader has not come to yet: its owner says so
         self.ignored = 0
+        self._taken = 0
+        self._headers: Deque[Optional[Dict[str, str]]] = deque()  # of the chunks in the buffer, where it is plain
         self._buffered_bytes = 0
         self._unacked_bytes = 0  # consumed, not acknowledged
-        self._control = ""  # the responder's control prefix, once bound
+        self._control = ""  # the control prefix of the responder, where it numbers its messages
         self._reply = ""  # its newest reply subject: where everything goes that is said to it
         self._relayed = False  # it is in another account, from where no 503 comes
         self._naked = self._naks = 0  # the chunk last asked for again, and how often
@@ -78,23 +88,46 @@ class Incoming:
         self._probe_interval, self._max_probes = probe_interval, max_probes
         self._heard = self._probed = self._acked_at = clock
         self._probes = 0
-        self._suspected: Optional[float] = None
+        self._suspected: Optional[float] = None  # real time of a 503 that nothing has contradicted since,
+        self._suspected_clock = clock  # the same by the owner's clock,
+        self._confirming = False  # and whether the confirming probe has been sent
 
     # -- the reader's side --------------------------------------------------------------------------------------------
 
-    def take(self, clock: float) -> Tuple[Item, List[Say]]:
-        """The next chunk (the buffer must not be empty), and the acknowledgement if one is due."""
-        item = self.buffer.popleft()
-        size = len(item[0])
+    @property
+    def consumed(self) -> int:
+        """Chunks that the reader has come to."""
+        return self._taken - self.unread
+
+    def take(self, clock: float) -> Tuple[Parcel, List[Say]]:
+        """The next chunks (the buffer must not be empty), and the acknowledgement if one is due.
+
+        All of the parcel before counts as consumed then, and the first chunk of this one.
+        """
+        self.unread = 0
+        if self.consumed == self.acked:
+            self._acked_at = clock  # the delay counts from the first un-acknowledged one
+        parcel = self._next_parcel()
+        size = sum(map(len, parcel.chunks))
         self._buffered_bytes -= size
-        self.consumed += 1
+        self._taken += len(parcel.chunks)
+        self.unread = len(parcel.chunks) - 1
         if self.state == NATIVE:
-            if self.consumed - self.acked == 1:
-                self._acked_at = clock  # the delay counts from the first un-acknowledged one
             self._unacked_bytes += size
             if 2 * (self.consumed - self.acked) >= self.window or 2 * self._unacked_bytes >= self.max_bytes:
-                return item, self._ack(clock)
-        return item, []
+                return parcel, self._ack(clock)
+        return parcel, []
+
+    def _next_parcel(self) -> Parcel:
+        """At most an eighth of the window, so that acknowledgements stay as even as if chunks were taken one by one."""
+        buffer = self.buffer
+        if self._headers:
+            return Parcel([buffer.popleft()], self._headers.popleft())
+        count = min(len(buffer), max(1, self.window // PARCELS))
+        if self._buffered_bytes > self.max_bytes // PARCELS:
+            mean = self._buffered_bytes // len(buffer)
+            count = min(count, max(1, self.max_bytes // PARCELS // mean))
+        return Parcel([buffer.popleft() for _ in range(count)])
 
     def stop(self, reason: str, detail: str = "") -> List[Say]:
         """Local event, any state but done: the stream ends here, and the responder is told."""
@@ -106,8 +139,9 @@ class Incoming:
 
     def discard(self, reason: str) -> None:
         """The reader wants nothing of what has arrived: where anything was unread, that is how it ended."""
-        if self.buffer:
+        if self.buffer or self.unread:
             self.buffer.clear()
+            self.unread = 0
             self.ended = Ended(reason)
 
     # -- events: the table --------------------------------------------------------------------------------------------
@@ -118,17 +152,19 @@ class Incoming:
         """Something arrived in the inbox. The flag: a confirming probe is due after CONFIRM_AFTER seconds."""
         status = headers.get(_wire.STATUS) if headers and not data else None
         if status is not None:
-            return self._on_status(status, headers or {}, now)
+            return self._on_status(status, headers or {}, clock, now)
         parsed = _wire.parse_sequence(headers) or _wire.parse_reply(reply)
         failure = _wire.parse_failure(headers)
         if parsed is None:
             event = "unnumbered"
-        elif self.state == WAITING and headers and (_wire.STREAM in headers or _wire.LIBRARY_ERROR in headers):
+        elif headers and (_wire.STREAM in headers or _wire.LIBRARY_ERROR in headers) and self._may_bind(parsed[0]):
             self._bind(NATIVE, parsed[0], headers, clock)
             self._relayed = _wire.SEQUENCE in headers
             event = parsed[1]
         else:
             event = parsed[1]
+            if self.state == WAITING and event == CHUNK:
+                self._control = parsed[0]  # its "a" may have been lost: a probe will tell
         if parsed is not None and self._control and parsed[0] != self._control:
             # A second responder: one is enough.
             return [Say(reply, _wire.encode_cancel())] if reply else [], False
@@ -137,22 +173,26 @@ class Incoming:
             self._hear(reply, clock)
         return action(self, parsed[2] if parsed is not None else 0, data, headers, failure, clock), False
 
-    def _on_status(self, status: str, headers: Mapping[str, str], now: float) -> Tuple[List[Say], bool]:
+    def _on_status(self, status: str, headers: Mapping[str, str], clock: float, now: float) -> Tuple[List[Say], bool]:
         if status != _wire.NO_RESPONDERS:
             self.ignored += 1
         elif self.state == WAITING:
             self._finish(Ended("no_responders"))
         elif self.state == NATIVE:
             if self._suspected is None:
-                self._suspected = now
+                self._suspected, self._suspected_clock, self._confirming = now, clock, False
                 return [], True
-            if now - self._suspected >= max(CONFIRM_AFTER - _CLOCK_SLACK, self._resume):
+            confirmed = self._confirming and now - self._suspected >= CONFIRM_AFTER - _CLOCK_SLACK
+            if confirmed and clock - self._suspected_clock >= self._resume:
                 self._finish(Ended("lost", detail="the responder's process or connection is gone"))
         return [], False
 
     def on_confirm(self, clock: float) -> List[Say]:
         """The confirming probe is due."""
-        return self._ack(clock) if self.state == NATIVE and self._suspected is not None else []
+        if self.state != NATIVE or self._suspected is None:
+            return []
+        self._confirming = True
+        return self._ack(clock)
 
     def on_tick(self, clock: float) -> List[Say]:
         """Time passes: overdue acknowledgements, and a probe when nothing was heard for a probe interval."""
@@ -163,13 +203,13 @@ class Incoming:
                 self._finish(Ended("lost", detail=f"the own connection to the server was lost for {self._resume:g} s"))
             return []
         if clock - self._heard >= self._probe_interval and clock - self._probed >= self._probe_interval:
-            if self._probes >= self._max_probes and clock - self._heard >= self._resume:
+            if self._probes >= self._max_probes and clock - self._heard >= self._resume + self._probe_interval:
                 self._finish(Ended("lost", detail=f"the responder did not answer {self._probes} probes"))
                 return []
             self._probes += 1
             return self._probe_it(clock)
-        if self._suspected is not None and self._resume and clock - self._probed >= _SUSPECT_PROBES:
-            return self._probe_it(clock)
+        if self._suspected is not None and self._resume and clock - self._acked_at >= _SUSPECT_PROBES:
+            return self._ack(clock)
         if self.consumed > self.acked and clock - self._acked_at >= _ACK_DELAY:
             return self._ack(clock)
         return []
@@ -212,7 +252,7 @@ class Incoming:
         fresh = chunks[self.received + 1 - seq :]
         if not fresh:
             return self._ack(clock)
-        self.buffer.extend([(chunk, None) for chunk in fresh])
+        self.buffer.extend(fresh)
         self._buffered_bytes += sum(map(len, fresh))
         self.received += len(fresh)
         return []
@@ -228,10 +268,10 @@ class Incoming:
         return say
 
     def _first_plain(
-        self, seq: int, data: bytes, headers: Optional[Mapping[str, str]], failure: object, clock: float
+        self, seq: int, data: bytes, headers: Optional[Mapping[str, str]], failure: Optional[Failure], clock: float
     ) -> List[Say]:
         self.state = PLAIN
-        return _TABLE[PLAIN, "unnumbered"](self, seq, data, headers, failure, clock)
+        return self._plain(seq, data, headers, failure, clock)
 
     def _plain(
         self, seq: int, data: bytes, headers: Optional[Mapping[str, str]], failure: Optional[Failure], _c: object
@@ -251,6 +291,12 @@ class Incoming:
             self._keep(data, dict(headers) if headers else None)
         return []
 
+    def _plain_unnumbered(
+        self, seq: int, data: bytes, headers: Optional[Mapping[str, str]], failure: Optional[Failure], clock: float
+    ) -> List[Say]:
+        """What a plain responder says; but not one that numbers its messages."""
+        return (self._unnumbered if self._control else self._plain)(seq, data, headers, failure, clock)
+
     def _unnumbered(self, _s: object, _d: object, _h: object, failure: Optional[Failure], _c: object) -> List[Say]:
         """A native responder says so when it does not know the stream; anything else without a number is foreign."""
         if failure is not None and failure.library is not None:
@@ -264,6 +310,9 @@ class Incoming:
         return []
 
     # -- helpers ------------------------------------------------------------------------------------------------------
+
+    def _may_bind(self, control: str) -> bool:
+        return self.state == WAITING or (self.state == PLAIN and control == self._control)
 
     def _bind(self, state: str, control: str, headers: Mapping[str, str], clock: float) -> None:
         self.state = state
@@ -284,7 +333,8 @@ class Incoming:
         self._suspected = None
 
     def _keep(self, data: bytes, headers: Optional[Dict[str, str]]) -> None:
-        self.buffer.append((data, headers))
+        self.buffer.append(data)
+        self._headers.append(headers)
         self._buffered_bytes += len(data)
 
     def _ack(self, clock: float) -> List[Say]:
@@ -339,5 +389,5 @@ _TABLE: Dict[Tuple[str, str], Callable[..., List[Say]]] = {
     (NATIVE, "unnumbered"): Incoming._unnumbered,
     (PLAIN, CHUNK): Incoming._plain,
     (PLAIN, END): Incoming._plain,
-    (PLAIN, "unnumbered"): Incoming._plain,
+    (PLAIN, "unnumbered"): Incoming._plain_unnumbered,
 }

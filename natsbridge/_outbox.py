@@ -14,7 +14,7 @@ from ._loop import LoopThread
 from ._waiter import Condition, Lock, Waiter
 from .errors import ClosedError, RequestTimeoutError
 
-FRAME_BYTES = 32 * 1024  # what one stream may write before it is the next one's turn
+ALONE = 4  # frames that a stream may write at once while no other one waits: fewer, larger writes
 _BATCH_MESSAGES = 512  # what the outbox may write before the loop gets to read again
 _BATCH_BYTES = 256 * 1024
 
@@ -59,8 +59,8 @@ def publish_command(subject: str, data: bytes = b"", reply: str = "", headers: O
 class Source(Protocol):
     """A stream with something to write."""
 
-    def take_frame(self, budget: int) -> Tuple[List[bytes], bool]:
-        """Commands of up to ``budget`` bytes (at least one), and whether more is waiting."""
+    def take_frames(self, count: int) -> Tuple[List[bytes], bool]:
+        """Commands of up to ``count`` frames (at least one), and whether more is waiting."""
 
 
 class Wire(Protocol):
@@ -130,7 +130,7 @@ class Outbox:
         self._enqueue(self._control, command)
 
     def ready(self, source: Source) -> None:
-        """``source`` has something to write; called once until its ``take_frame`` said that nothing is left."""
+        """``source`` has something to write; called once until its ``take_frames`` said that nothing is left."""
         self._enqueue(self._ready, source)
 
     def flush(self, waiter: Waiter[None]) -> None:
@@ -178,7 +178,7 @@ class Outbox:
                 await self._write_control(wire)
                 await self._write_queue(wire)
                 for _ in range(len(self._ready)):
-                    await self._write_frame(wire)
+                    await self._write_frames(wire)
                     await self._write_control(wire)
                 await asyncio.sleep(0)  # let the loop read
 
@@ -240,9 +240,9 @@ class Outbox:
         self._barriers.add(task)
         task.add_done_callback(self._barriers.discard)
 
-    async def _write_frame(self, wire: Wire) -> None:
+    async def _write_frames(self, wire: Wire) -> None:
         source = self._ready.popleft()
-        commands, more = source.take_frame(FRAME_BYTES)
+        commands, more = source.take_frames(1 if self._ready else ALONE)
         if commands:
             await wire.write(commands)  # if that fails we are disconnected: the stream is told, and ends or resumes
         if more:

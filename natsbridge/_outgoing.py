@@ -20,7 +20,45 @@ CONFIRM_AFTER = 0.010  # seconds between a first 503 and the probe whose 503 con
 _CLOCK_SLACK = 0.001
 _BLOCKED_PROBES = 0.1  # seconds between probes while a sender has just begun to wait for the window,
 _BLOCKED_PROBING = 1.0  # and for how many seconds it is probed so often
-_SUSPECT_PROBES = 0.25  # seconds between probes of a requester that is missing, but may come back
+_SUSPECT_PROBES = 0.25  # seconds between probes of a requester that is missing but may come back, or has stalled
+
+
+FRAME_BYTES = 32 * 1024  # the longest batch, and what a stream may write before it is another one's turn
+
+
+class Frame:
+    """Consecutive chunks that travel together: all work but ``push`` is done per frame, not per chunk."""
+
+    __slots__ = ("chunks", "first", "size")
+
+    def __init__(self, first: int, chunks: List[bytes], size: int) -> None:
+        """``first``: the sequence number of the first chunk. ``size``: bytes on the wire, each chunk's length included."""
+        self.first, self.chunks, self.size = first, chunks, size
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.chunks) - 1
+
+    def cut(self, count: int) -> Frame:
+        """Take the first ``count`` chunks out, as a frame of their own."""
+        chunks = self.chunks[:count]
+        size = sum(map(len, chunks)) + count * _wire.BATCH_OVERHEAD
+        head = Frame(self.first, chunks, size)
+        del self.chunks[:count]
+        self.first += count
+        self.size -= size
+        return head
+
+    def fitting(self, budget: int) -> int:
+        """How many chunks fit ``budget`` bytes together: one at least."""
+        if self.size <= budget:
+            return len(self.chunks)
+        size = 0
+        for count, chunk in enumerate(self.chunks):
+            size += len(chunk) + _wire.BATCH_OVERHEAD
+            if size > budget:
+                return max(count, 1)
+        return len(self.chunks)
 
 
 class Emit(NamedTuple):
@@ -54,15 +92,15 @@ class Outgoing:
         this end is never silent for longer (``probe_interval`` if None). All times are seconds of the owner's clock.
         """
         self.native, self.window, self.max_bytes = native, window, max_bytes
-        self._batches = batches
+        self._batches = batches and native
         self.state = RUNNING
         self.reason: Optional[str] = None  # why it is done: "ended", or the reason of ClientOfflineError
         self.failure: Optional[Failure] = None  # what the end will say
         self.pushed = self.sent = self.acked = 0
         self._highest = 0  # ever sent; a rewind takes ``sent`` back, not this
         self.ignored = 0
-        self._unsent: Deque[bytes] = deque()
-        self._unacked: Deque[bytes] = deque()  # sent: kept, because they may be asked for again
+        self._unsent: Deque[Frame] = deque()
+        self._unacked: Deque[Frame] = deque()  # sent: kept, because they may be asked for again
         self._bytes = 0  # un-acknowledged, sent or not
         self._end_written = False
         self._rewound: Tuple[int, float] = (0, 0.0)  # the last rewind: to which chunk, and when
@@ -74,23 +112,32 @@ class Outgoing:
         self._speak_interval = probe_interval if speak_interval is None else speak_interval
         self._heard = self._said = self._probed = clock
         self._probes = 0  # own probes since anything was heard
-        self._suspected: Optional[float] = None  # real time of a 503 that nothing has contradicted since
+        self._suspected: Optional[float] = None  # real time of a 503 that nothing has contradicted since,
+        self._suspected_clock = clock  # the same by the owner's clock,
+        self._confirming = False  # and whether the confirming probe has been sent
 
     # -- the handler's side -------------------------------------------------------------------------------------------
 
-    def admits(self, size: int, clock: float) -> bool:
-        """Whether a chunk fits the window now; always when nothing is un-acknowledged."""
+    def push(self, chunk: bytes, clock: float) -> bool:
+        """Take a chunk in; False where it does not fit the window now. It always does when nothing is un-acknowledged."""
+        size = len(chunk)
         unacked = self.pushed - self.acked
-        if unacked == 0 or (unacked < self.window and self._bytes + size <= self.max_bytes):
-            return True
-        if self._full_since is None:
-            self._full_since = clock
-        return False
-
-    def push(self, chunk: bytes) -> None:
-        self._unsent.append(chunk)
+        if unacked and (unacked >= self.window or self._bytes + size > self.max_bytes):
+            if self._full_since is None:
+                self._full_since = clock
+            return False
         self.pushed += 1
-        self._bytes += len(chunk)
+        self._bytes += size
+        size += _wire.BATCH_OVERHEAD
+        unsent = self._unsent
+        if unsent and self._batches:
+            frame = unsent[-1]
+            if frame.size + size <= FRAME_BYTES:
+                frame.chunks.append(chunk)
+                frame.size += size
+                return True
+        unsent.append(Frame(self.pushed, [chunk], size))
+        return True
 
     def end(self, failure: Optional[Failure] = None) -> bool:
         """The handler is through; False when the stream is over already."""
@@ -108,14 +155,19 @@ class Outgoing:
             return False
         return bool(self._unsent) or (self.state == ENDING and not self._end_written)
 
-    def take(self, budget: int, clock: float) -> List[Emit]:
-        """The next messages to write: chunks up to ``budget`` bytes (at least one), then the end if it is its turn."""
+    def take(self, limit: int, clock: float, count: int = 1) -> List[Emit]:
+        """The next messages to write: chunks of up to ``count`` frames, then the end if it is its turn.
+
+        ``limit``: bytes that a message may have. A frame is one batch, or as many lone chunks as fit it.
+        """
         emits: List[Emit] = []
         if not self.has_work:
             return emits
-        while self._unsent and budget > 0:
-            emit = self._next_frame(budget)
-            budget -= len(emit.payload)
+        longest = min(limit, FRAME_BYTES)
+        budget = count * longest
+        while self._unsent and (not emits or len(self._unsent[0].chunks[0]) <= budget):
+            emit = self._next_frame(min(longest, budget))
+            budget -= longest if emit.kind == BATCH else len(emit.payload)
             emits.append(emit)
         if self.state == ENDING and not self._unsent and not self._end_written:
             self._end_written = True
@@ -128,25 +180,22 @@ class Outgoing:
 
     def _next_frame(self, budget: int) -> Emit:
         """One chunk, or as many of those that wait already as fit the budget together."""
-        seq = self.sent + 1
-        chunks = [self._unsent.popleft()]
-        if self.native:
-            size = len(chunks[0]) + _wire.BATCH_OVERHEAD
-            while self._unsent and self._batches:
-                size += len(self._unsent[0]) + _wire.BATCH_OVERHEAD
-                if size > budget:
-                    break
-                chunks.append(self._unsent.popleft())
-            self._unacked.extend(chunks)
-            self.sent += len(chunks)
+        frame = self._unsent[0]
+        fitting = frame.fitting(budget)
+        if fitting == len(frame.chunks):
+            self._unsent.popleft()
         else:
-            self._bytes -= len(chunks[0])
-            self.sent += 1
-            self.acked = self.sent
+            frame = frame.cut(fitting)
+        self.sent = frame.last
         self._highest = max(self._highest, self.sent)
-        if len(chunks) == 1:
-            return Emit(CHUNK, seq, chunks[0])
-        return Emit(BATCH, seq, _wire.encode_batch(chunks))
+        if self.native:
+            self._unacked.append(frame)
+        else:
+            self._bytes -= len(frame.chunks[0])
+            self.acked = self.sent
+        if len(frame.chunks) == 1:
+            return Emit(CHUNK, frame.first, frame.chunks[0])
+        return Emit(BATCH, frame.first, _wire.encode_batch(frame.chunks))
 
     def accept(self) -> Emit:
         return Emit(ACCEPTED, 0)
@@ -189,10 +238,8 @@ class Outgoing:
             return []
         if self._down_since is not None:
             return self.give_up("disconnected") if clock - self._down_since >= self._resume else []
-        if self._stalled(clock):
-            return self.give_up("stalled")
         if clock - max(self._heard, self._probed) >= self._probe_interval:
-            if self._probes >= self._max_probes and clock - self._heard >= self._resume:
+            if self._probes >= self._max_probes and clock - self._heard >= self._resume + self._probe_interval:
                 self._finish("unreachable")
                 return []
             self._probes += 1
@@ -202,8 +249,8 @@ class Outgoing:
 
     def _pause(self, clock: float) -> float:
         """For how long this end may be silent now."""
-        if self._suspected is not None and self._resume:
-            return _SUSPECT_PROBES
+        if self._stalled(clock) or (self._suspected is not None and self._resume):
+            return min(_SUSPECT_PROBES, self._speak_interval)
         if self._full_since is not None and clock - self._full_since < _BLOCKED_PROBING:
             # Everything sent had arrived before the requester went: only something new can bring the 503 about.
             return min(_BLOCKED_PROBES, self._speak_interval)
@@ -220,14 +267,16 @@ class Outgoing:
         """An ``ack``, ``nak`` or ``cancel`` arrived."""
         return _TABLE[self.state, verb](self, seq, why, clock)
 
-    def on_no_responders(self, now: float) -> bool:
+    def on_no_responders(self, clock: float, now: float) -> bool:
         """A 503 for something sent; True when a confirming probe is due after CONFIRM_AFTER seconds."""
         if self.state == DONE:
             return False
         if self._suspected is None:
-            self._suspected = now
+            self._suspected, self._suspected_clock = now, clock
+            self._confirming = not self.native
             return self.native
-        if now - self._suspected >= max(CONFIRM_AFTER - _CLOCK_SLACK, self._resume):
+        confirmed = self._confirming and now - self._suspected >= CONFIRM_AFTER - _CLOCK_SLACK
+        if confirmed and clock - self._suspected_clock >= self._resume:
             self._finish("no_interest")
         return False
 
@@ -235,6 +284,7 @@ class Outgoing:
         """The confirming probe is due."""
         if self.state == DONE or self._suspected is None:
             return []
+        self._confirming = True
         return self._speak(clock)
 
     # -- actions ------------------------------------------------------------------------------------------------------
@@ -256,13 +306,19 @@ class Outgoing:
             return []
         if seq > self.acked:
             self._full_since = None
+        elif self._stalled(clock):  # it is there, and has read nothing
+            return self.give_up("stalled")
         while self.acked < seq:
-            if self._unacked:
-                self._bytes -= len(self._unacked.popleft())
-            else:  # rewound, but what had been sent before has arrived after all
-                self._bytes -= len(self._unsent.popleft())
-                self.sent += 1
-            self.acked += 1
+            # Where a rewind took chunks back, and they have arrived after all, they are not sent again.
+            frames = self._unacked or self._unsent
+            frame = frames[0]
+            if frame.last <= seq:
+                frames.popleft()
+            else:
+                frame = frame.cut(seq + 1 - frame.first)
+            self.acked = frame.last
+            self._bytes -= frame.size - len(frame.chunks) * _wire.BATCH_OVERHEAD
+        self.sent = max(self.sent, self.acked)
         return []
 
     def _acknowledge_ending(self, seq: int, why: str, clock: float) -> List[Emit]:
@@ -279,9 +335,13 @@ class Outgoing:
             self.ignored += 1
             return []
         self._rewound = (seq, clock)
+        self._full_since = None if self._full_since is None else clock  # it could not read what it did not get
         while self.sent >= seq:
-            self._unsent.appendleft(self._unacked.pop())
-            self.sent -= 1
+            frame = self._unacked.pop()
+            if frame.first < seq:
+                self._unacked.append(frame.cut(seq - frame.first))
+            self._unsent.appendleft(frame)
+            self.sent = frame.first - 1
         self._end_written = False
         return []
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Dict, Iterator, List, Optional
+from operator import length_hint
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from nats.aio.msg import Msg
 
 from . import _fork, _incoming, _outgoing, _wire
 from ._deadline import Deadline
-from ._incoming import Ended, Incoming, Item, Say
+from ._incoming import Ended, Incoming, Parcel, Say
 from ._link import Link
 from ._outbox import publish_command
 from ._waiter import Condition, Lock, Waiter
@@ -107,8 +108,12 @@ class StreamSource:
         self._idle_timeout, self._plain_idle_timeout = idle_timeout, plain_idle_timeout
         self._window, self._max_bytes, self._probe_interval = window, link.grant(max_bytes), probe_interval
         self._resume = resume
+        # What the reader is at: each chunk is handed out once, whichever thread asks for it. Read without the lock, which
+        # would cost as much again as all the rest does.
+        self.chunks: Iterator[bytes] = iter(())
         self._lock = Lock()  # guards everything below; entered directly, at half the price of entering a condition
         self._cond = Condition(self._lock)  # something to read, or the end
+        self._parcel = Parcel([])  # what ``chunks`` iterates over
         self._retries = list(_BUSY_RETRIES)
         self._between_tries = False
         self._retired = False
@@ -177,6 +182,7 @@ class StreamSource:
         if suffix or self._between_tries:
             return
         with self._lock:
+            self._look_how_far()
             says, confirm = self._incoming.on_message(msg.data, msg.reply, msg.headers, self._link.clock, loop.time())
             retry = self._retry_after(self._incoming.ended)
             if self._incoming.buffer or self._incoming.state == _incoming.DONE:
@@ -198,13 +204,19 @@ class StreamSource:
         self._incoming = self._fresh_end()
         return self._retries.pop(0)
 
+    def _look_how_far(self) -> None:
+        """Inside the lock: how far the reader has come, which is what acknowledgements are about."""
+        self._incoming.unread = length_hint(self.chunks)
+
     def _confirm(self) -> None:
         with self._lock:
+            self._look_how_far()
             says = self._incoming.on_confirm(self._link.clock)
         self._say(says)
 
     def on_tick(self, clock: float) -> None:
         with self._lock:
+            self._look_how_far()
             says = self._incoming.stop("deadline") if self._deadline.passed() else self._incoming.on_tick(clock)
             if self._incoming.state == _incoming.DONE:
                 self._cond.notify_all()
@@ -244,8 +256,10 @@ class StreamSource:
     def stop(self, reason: str) -> None:
         """End the stream from this side; nothing more is handed out. Idempotent."""
         with self._lock:
+            self._look_how_far()
             says = self._incoming.stop(reason)
             self._incoming.discard(reason)
+            self._parcel.chunks.clear()
             self._cond.notify_all()
         self._say(says)
 
@@ -265,37 +279,44 @@ class StreamSource:
     def _publish(self, say: Say) -> None:
         self._link.outbox.control(publish_command(say.to, say.data, self._inbox() if say.probe else ""))
 
-    def next(self) -> Optional[Item]:
-        """The next chunk; None once the stream is over and that is no error. Raises the error otherwise."""
+    def next(self) -> Tuple[Optional[bytes], Optional[Dict[str, str]]]:
+        """The next chunk and its headers; no chunk once the stream is over and that is no error. Raises it otherwise."""
         with self._lock:
-            if not self._incoming.buffer:
-                self._wait()
+            self._wait()
+            for chunk in self.chunks:  # what another thread has fetched
+                return chunk, self._parcel.headers
             if self._incoming.buffer:
-                item, says = self._incoming.take(self._link.clock)
-                ended = None
+                self._parcel, says = self._incoming.take(self._link.clock)
+                self.chunks = iter(self._parcel.chunks)
+                chunk, ended = next(self.chunks), None
             else:
                 ended = self._incoming.ended
         if ended is None:
             if says:
                 self._say(says)
-            return item
+            return chunk, self._parcel.headers
         self._say([])
         error = self._error(ended)
         if error is not None:
             raise error
-        return None
+        return None, None
 
     def _wait(self) -> None:
         """Inside the lock: until there is something to read, or the stream has ended, if need be by a limit of ours."""
+        if self._readable():
+            return
         self._link.loop.refuse_here()
         waiting_since = time.monotonic()
-        while not self._incoming.buffer and self._incoming.ended is None:
+        while not self._readable():
             reason, left = self._patience(waiting_since)
             if left is not None and left <= 0:
                 for say in self._incoming.stop(reason):
                     self._publish(say)
                 return
             self._cond.wait_slice(left)
+
+    def _readable(self) -> bool:
+        return bool(length_hint(self.chunks) or self._incoming.buffer) or self._incoming.ended is not None
 
     def _patience(self, waiting_since: float) -> tuple[str, Optional[float]]:
         """Which limit strikes next, and the seconds until then."""
@@ -372,18 +393,22 @@ class ResponseStream:
         return self
 
     def __next__(self) -> bytes:
-        item = self._own().next()
-        if item is None:
+        source = self._source
+        if source.generation == _fork.generation:
+            for chunk in source.chunks:
+                return chunk
+        found, _ = self._own().next()
+        if found is None:
             raise StopIteration
-        return item[0]
+        return found
 
     def messages(self) -> Iterator[Message]:
         """The same chunks as ``Message``s, for headers that a responder of another kind sent with them."""
         while True:
-            item = self._own().next()
-            if item is None:
+            chunk, headers = self._own().next()
+            if chunk is None:
                 return
-            yield Message(self._source.subject, item[0], headers=item[1])
+            yield Message(self._source.subject, chunk, headers=headers)
 
     @property
     def end_reason(self) -> Optional[str]:

@@ -385,7 +385,7 @@ def test_the_protocols_tables_have_every_state_and_message() -> None:
 def an_outgoing(state: str) -> Outgoing:
     """The responder's end in that state, with something to write if it can have that."""
     end = Outgoing(native=True, window=10, max_bytes=1000, probe_interval=2.0, resume=5.0)
-    end.push(b"chunk")
+    end.push(b"chunk", 0.0)
     if state != _outgoing.RUNNING:
         end.end()
     if state == _outgoing.DONE:
@@ -412,8 +412,8 @@ OUTGOING_EVENTS: Dict[str, Steps] = {
     "end": (lambda end: end.end(),),
     "take": (lambda end: end.take(1000, 1.0),),
     "give_up": (lambda end: end.give_up("offline"),),
-    "on_no_responders": (lambda end: end.on_no_responders(1.0),),
-    "on_confirm": (lambda end: end.on_no_responders(1.0), lambda end: end.on_confirm(1.0)),
+    "on_no_responders": (lambda end: end.on_no_responders(1.0, 1.0),),
+    "on_confirm": (lambda end: end.on_no_responders(1.0, 1.0), lambda end: end.on_confirm(1.0)),
     "on_tick": (lambda end: end.on_tick(100.0),),
     "on_disconnect": (lambda end: end.on_disconnect(1.0),),
     "on_reconnect": (lambda end: end.on_disconnect(1.0), lambda end: end.on_reconnect(2.0)),

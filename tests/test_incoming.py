@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from operator import length_hint
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from natsbridge import _incoming, _wire
-from natsbridge._incoming import DONE, NATIVE, PLAIN, WAITING, Ended, Incoming, Say
+from natsbridge._incoming import DONE, NATIVE, PLAIN, WAITING, Ended, Incoming, Parcel, Say
 from natsbridge._outgoing import CONFIRM_AFTER
 from natsbridge._wire import Failure, StreamParams
 
@@ -304,7 +305,7 @@ def test_a_gap_is_asked_for_once_however_much_comes_behind_it() -> None:
     assert give(incoming, batch(6, b"six", b"seven")) == []
     assert incoming.received == 2
     assert give(incoming, batch(3, b"three", b"four", b"five")) == []
-    assert [item[0] for item in incoming.buffer][2:] == [b"three", b"four", b"five"]
+    assert list(incoming.buffer)[2:] == [b"three", b"four", b"five"]
 
 
 def test_a_probe_or_end_that_shows_it_missing_still_has_it_asked_for_again() -> None:
@@ -397,22 +398,36 @@ def test_a_503_is_doubted_for_as_long_as_the_responder_may_come_back() -> None:
     probes = 0
     for tenth in range(1, 15):
         probes += len(incoming.on_tick(tenth / 10))
-        assert no_responders(incoming, 100.0 + tenth / 10) is False
+        assert no_responders(incoming, 100.0 + tenth / 10, tenth / 10) is False
     assert 3 <= probes <= 6  # asked more often than once in a probe interval
     assert incoming.state == NATIVE
-    no_responders(incoming, 109.9)
+    no_responders(incoming, 200.0, 1.5)  # the process was suspended meanwhile
     assert incoming.state == NATIVE
-    no_responders(incoming, 110.0)
+    no_responders(incoming, 209.9, 9.9)
+    assert incoming.state == NATIVE
+    no_responders(incoming, 210.0, 10.0)
     assert incoming.ended is not None
     assert incoming.ended.reason == "lost"
 
 
+def test_a_suspected_responder_that_falls_silent_is_given_up_like_any_other() -> None:
+    """The 503s may stop, say because somebody listens to everything: asking often must not put off the verdict."""
+    incoming = native(0, resume=3.0)
+    no_responders(incoming, 100.0)
+    clock = 0.0
+    while incoming.state == NATIVE:
+        clock += 0.1
+        incoming.on_tick(clock)
+        assert clock < 100
+    assert clock == pytest.approx(4 * INTERVAL, abs=0.21)
+
+
 def test_an_unreachable_responder_is_waited_for_as_long_as_it_may_come_back() -> None:
     incoming = native(0, resume=30.0)
-    for clock in range(1, 30):
+    for clock in range(1, 32):
         incoming.on_tick(float(clock))
-        assert incoming.state == NATIVE
-    for clock in range(30, 34):
+        assert incoming.state == NATIVE  # also while what was said after 30 s may yet be answered
+    for clock in range(32, 34):
         incoming.on_tick(float(clock))
     assert incoming.state == DONE
 
@@ -432,7 +447,7 @@ def test_a_responder_that_gives_up_need_not_have_sent_what_it_counted(word: str)
     incoming = native(2)
     give(incoming, message("e", 7, headers=_wire.encode_failure(_wire.library_failure(word))))
     assert incoming.ended == Ended("error", _wire.library_failure(word))
-    assert [item[0] for item in incoming.buffer] == [b"0000000001", b"0000000002"]
+    assert list(incoming.buffer) == [b"0000000001", b"0000000002"]
 
 
 # -- two responders ---------------------------------------------------------------------------------------------------
@@ -445,7 +460,7 @@ def test_the_first_responder_is_kept_and_the_second_is_cancelled_message_by_mess
     assert give(incoming, message("e", 2, control=OTHER)) == [Say(f"{OTHER}.e2", b"cancel")]
     assert give(incoming, message("d", 2, b"mine")) == []
     assert incoming.state == NATIVE
-    assert [item[0] for item in incoming.buffer] == [b"0000000001", b"mine"]
+    assert list(incoming.buffer) == [b"0000000001", b"mine"]
 
 
 def test_what_a_second_responder_says_does_not_count_as_hearing_the_first() -> None:
@@ -532,13 +547,15 @@ def test_an_old_chunk_again_is_not_handed_out_again() -> None:
     incoming = native(2)
     assert give(incoming, message("d", 1, b"again")) == [ack(0, "d1")]
     assert give(incoming, message("d", 3, b"new")) == []
-    assert [item[0] for item in incoming.buffer] == [b"0000000001", b"0000000002", b"new"]
+    assert list(incoming.buffer) == [b"0000000001", b"0000000002", b"new"]
 
 
+@pytest.mark.parametrize("window", [4, 64], ids=["parcels of one", "parcels of eight"])
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(["chunk", "read", "tick", "old", "probe"]), max_size=80))
-def test_every_chunk_is_handed_out_once_in_order_and_acknowledged_in_the_end(steps: List[str]) -> None:
-    incoming = native(0, window=4, max_bytes=40)
+@given(st.lists(st.sampled_from(["chunk", "chunk", "batch", "read", "tick", "old", "probe"]), max_size=80))
+def test_every_chunk_is_handed_out_once_in_order_and_acknowledged_in_the_end(window: int, steps: List[str]) -> None:
+    incoming = native(0, window=window, max_bytes=10 * window)
+    parcel: Iterator[bytes] = iter(())
     out: List[bytes] = []
     acks: List[int] = []
     clock = 0.0
@@ -548,36 +565,85 @@ def test_every_chunk_is_handed_out_once_in_order_and_acknowledged_in_the_end(ste
             assert say.probe
             acks.append(int(say.data.split()[1]))
 
+    def read_one() -> bool:
+        """As the reader does: from the parcel it is at, and then from the next one."""
+        nonlocal parcel
+        for chunk in parcel:
+            out.append(chunk)
+            incoming.unread = length_hint(parcel)
+            return True
+        if not incoming.buffer:
+            return False
+        taken, says = incoming.take(clock)
+        assert 1 <= len(taken.chunks) <= max(1, window // 8)
+        parcel = iter(taken.chunks)
+        out.append(next(parcel))
+        heed(says)
+        return True
+
     for step in steps:
         clock += 0.05
-        if step == "chunk" and incoming.received - incoming.acked < 4:  # a responder keeps to the window
-            heed(give(incoming, message("d", incoming.received + 1, b"%d" % (incoming.received + 1)), clock))
+        first = incoming.received + 1
+        if step == "chunk" and first - incoming.acked <= window:  # a responder keeps to the window
+            heed(give(incoming, message("d", first, b"%d" % first), clock))
+        elif step == "batch" and first + 2 - incoming.acked <= window:
+            heed(give(incoming, batch(first, *(b"%d" % n for n in range(first, first + 3))), clock))
         elif step == "old" and incoming.received:
             heed(give(incoming, message("d", incoming.received, b"old"), clock))
         elif step == "probe":
             heed(give(incoming, message("p", incoming.received), clock))
-        elif step == "read" and incoming.buffer:
-            item, says = incoming.take(clock)
-            out.append(item[0])
-            heed(says)
+        elif step == "read":
+            read_one()
         elif step == "tick":
             heed(incoming.on_tick(clock))
         assert incoming.acked <= incoming.consumed <= incoming.received
-    while incoming.buffer:
-        item, says = incoming.take(clock)
-        out.append(item[0])
-        heed(says)
+        assert incoming.consumed == len(out)  # what lies in a parcel has not been consumed
+    while read_one():
+        pass
     heed(incoming.on_tick(clock + 0.2))
     assert out == [b"%d" % n for n in range(1, incoming.received + 1)]
     assert acks == sorted(acks)
     assert incoming.acked == incoming.received
 
 
+def test_a_parcel_is_an_eighth_of_the_window_in_chunks_and_bytes() -> None:
+    many = native(64, window=64, max_bytes=100_000)
+    assert [len(many.take(0.0)[0].chunks) for _ in range(8)] == [8] * 8
+    large = native(0, window=64, max_bytes=8_000)
+    for n in range(1, 9):
+        give(large, message("d", n, b"x" * 500))
+    assert [len(large.take(0.0)[0].chunks) for _ in range(4)] == [2] * 4
+    huge = native(0, window=64, max_bytes=8_000)
+    for n in range(1, 4):
+        give(huge, message("d", n, b"x" * 5_000))
+    assert [len(huge.take(0.0)[0].chunks) for _ in range(3)] == [1] * 3
+
+
+def test_what_lies_in_a_parcel_is_acknowledged_as_far_as_it_was_read() -> None:
+    incoming = native(16, window=64)
+    incoming.take(0.0)
+    incoming.unread = 5  # of the eight in it
+    assert incoming.on_tick(0.1) == [ack(3, "d16")]
+    assert incoming.on_tick(0.3) == []  # the reader has come no further
+    incoming.unread = 0
+    assert incoming.on_tick(0.4) == [ack(8, "d16")]
+
+
+def test_a_parcel_that_was_not_read_to_its_end_counts_as_unread() -> None:
+    incoming = native(8, window=64)
+    incoming.take(0.0)
+    give(incoming, message("e", 8))
+    assert not incoming.buffer
+    incoming.unread = 1
+    incoming.discard("cancelled")
+    assert incoming.ended == Ended("cancelled")
+
+
 # -- 503 --------------------------------------------------------------------------------------------------------------
 
 
-def no_responders(incoming: Incoming, now: float) -> bool:
-    says, confirm = incoming.on_message(b"", "", STATUS_503, 0.0, now)
+def no_responders(incoming: Incoming, now: float, clock: float = 0.0) -> bool:
+    says, confirm = incoming.on_message(b"", "", STATUS_503, clock, now)
     assert says == []
     return confirm
 
@@ -596,6 +662,18 @@ def test_a_503_later_is_a_suspicion_that_a_second_one_confirms() -> None:
     assert no_responders(incoming, 100.0 + CONFIRM_AFTER) is False
     assert incoming.ended is not None
     assert incoming.ended.reason == "lost"
+
+
+def test_only_a_503_that_comes_after_the_confirming_probe_confirms() -> None:
+    """A process that was suspended finds those for all that it had sent; whoever they were about may be back."""
+    incoming = native()
+    no_responders(incoming, 100.0)
+    for late in (0.02, 1.0, 60.0):
+        assert no_responders(incoming, 100.0 + late) is False
+        assert incoming.state == NATIVE
+    assert incoming.on_confirm(0.1) == [ack(0, "d2")]
+    no_responders(incoming, 160.1)
+    assert incoming.state == DONE
 
 
 def test_a_second_503_of_the_same_burst_confirms_nothing() -> None:
@@ -620,7 +698,7 @@ def test_a_payload_is_data_whatever_its_headers_say() -> None:
     incoming = fresh()
     give(incoming, Arrival(b"data", "", {"Status": "503"}))
     assert incoming.state == PLAIN
-    assert list(incoming.buffer) == [(b"data", {"Status": "503"})]
+    assert list(incoming.buffer) == [b"data"]
 
 
 # -- liveness ---------------------------------------------------------------------------------------------------------
@@ -681,8 +759,8 @@ def test_a_plain_responder_keeps_its_headers_and_gets_no_acks() -> None:
     incoming = fresh(window=1)
     give(incoming, Arrival(b"one", "", {"Colour": "red"}))
     give(incoming, Arrival(b"two", "somewhere"))
-    assert incoming.take(0.0) == ((b"one", {"Colour": "red"}), [])
-    assert incoming.take(0.0) == ((b"two", None), [])
+    assert incoming.take(0.0) == (Parcel([b"one"], {"Colour": "red"}), [])
+    assert incoming.take(0.0) == (Parcel([b"two"]), [])
     assert incoming.on_tick(10.0) == []
 
 
@@ -690,7 +768,7 @@ def test_a_plain_responders_end_with_an_error_keeps_the_chunks() -> None:
     incoming = plain()
     give(incoming, Arrival(b"", "", _wire.encode_failure(FAILURE)))
     assert incoming.ended == Ended("error", FAILURE)
-    assert [item[0] for item in incoming.buffer] == [b"one", b"two"]
+    assert list(incoming.buffer) == [b"one", b"two"]
 
 
 def test_a_plain_responder_that_numbers_its_chunks_is_held_to_it() -> None:
@@ -700,7 +778,32 @@ def test_a_plain_responder_that_numbers_its_chunks_is_held_to_it() -> None:
     give(incoming, message("d", 2, b"two"))
     give(incoming, message("d", 4, b"four"))
     assert incoming.ended == Ended("gap", None, 3, 4)
-    assert [item[0] for item in incoming.buffer] == [b"one", b"two"]
+    assert list(incoming.buffer) == [b"one", b"two"]
+
+
+def test_a_lost_acceptance_is_made_good_by_a_probe() -> None:
+    incoming = fresh()
+    give(incoming, message("d", 1, b"one"))
+    give(incoming, batch(2, b"two", b"three"))  # a plain responder has none: not for us, as far as is known
+    assert (incoming.state, incoming.received) == (PLAIN, 1)
+    assert give(incoming, message("p", 3, headers=accepted(window=4).headers)) == [nak(2, "p3")]
+    assert (incoming.state, incoming.window) == (NATIVE, 4)
+    give(incoming, batch(2, b"two", b"three"))
+    assert [incoming.take(0.0)[0] for _ in range(3)] == [Parcel([b"one"]), Parcel([b"two"]), Parcel([b"three"])]
+    assert give(incoming, message("e", 3)) == [ack(4, "e3", probe=False)]
+    assert incoming.ended == Ended("completed")
+
+
+def test_a_responder_that_numbers_its_chunks_is_bound_to_also_when_it_is_plain() -> None:
+    incoming = fresh()
+    give(incoming, message("d", 1, b"one"))
+    assert give(incoming, message("d", 2, b"other", control=OTHER)) == [Say(f"{OTHER}.d2", b"cancel")]
+    assert give(incoming, message("p", 0, control=OTHER, headers=accepted().headers)) == [Say(f"{OTHER}.p0", b"cancel")]
+    assert give(incoming, Arrival(b"foreign", "")) == []
+    assert give(incoming, Arrival(b"", "")) == []
+    assert (incoming.state, incoming.received, incoming.ignored) == (PLAIN, 1, 2)
+    give(incoming, Arrival(b"", "", _wire.encode_failure(UNKNOWN)))  # it has no number ever
+    assert incoming.ended == Ended("error", UNKNOWN)
 
 
 def test_too_many_messages_of_a_plain_responder_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -713,7 +816,7 @@ def test_too_many_messages_of_a_plain_responder_overflow(monkeypatch: pytest.Mon
     assert incoming.state == PLAIN
     give(incoming, Arrival(b"five", ""))
     assert incoming.ended == Ended("overflow", detail="3 messages, 12 bytes unread")
-    assert [item[0] for item in incoming.buffer] == [b"two", b"three", b"four"]
+    assert list(incoming.buffer) == [b"two", b"three", b"four"]
 
 
 def test_too_many_bytes_of_a_plain_responder_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -815,7 +918,7 @@ def test_the_sequence_may_come_in_a_header() -> None:
 def test_the_sequence_header_is_not_handed_out() -> None:
     incoming = relayed_stream()
     give(incoming, relayed("d", 1, b"x"))
-    assert list(incoming.buffer) == [(b"x", None)]
+    assert list(incoming.buffer) == [b"x"]
 
 
 def test_a_second_responder_in_another_account_is_ignored_where_it_cannot_be_told() -> None:

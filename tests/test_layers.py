@@ -126,8 +126,8 @@ def test_one_module_knows_the_client_of_nats_py() -> None:
 def test_the_core_needs_nothing_but_the_standard_library_and_nats(module: str) -> None:
     standard = {
         "__future__", "_thread", "asyncio", "atexit", "collections", "concurrent", "contextlib", "dataclasses",
-        "functools", "hashlib", "inspect", "itertools", "json", "logging", "math", "os", "random", "re", "secrets",
-        "signal", "ssl", "struct", "sys", "threading", "time", "typing", "urllib", "weakref",
+        "functools", "hashlib", "inspect", "itertools", "json", "logging", "math", "operator", "os", "random", "re",
+        "secrets", "signal", "ssl", "struct", "sys", "threading", "time", "typing", "urllib", "weakref",
     }  # fmt: skip
     optional = {"uvloop"} if module == "_loop" else {"gevent"} if module == "_threads" else set()
     roots = {name.split(".")[0] for name in outside(module)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Callable, Dict, List, Optional, Tuple
 
 import pytest
@@ -38,7 +39,7 @@ def sent(chunks: int = 3, *, native: bool = True, resume: float = 0.0) -> Outgoi
     """A running stream with ``chunks`` chunks of 10 bytes written and none acknowledged."""
     outgoing = stream(native=native, resume=resume)
     for n in range(chunks):
-        outgoing.push(b"%010d" % n)
+        outgoing.push(b"%010d" % n, 0.0)
     outgoing.take(10_000, 0.0)
     return outgoing
 
@@ -50,6 +51,12 @@ def ending(*, written: bool = True, failure: bool = False) -> Outgoing:
     if written:
         assert outgoing.take(10_000, 0.0) == [Emit("e", 3, failure=FAILURE if failure else None)]
     return outgoing
+
+
+def admits(outgoing: Outgoing, size: int, clock: float = 0.0) -> bool:
+    """Whether a chunk of that size would be taken in now; where not, it was offered, as by a sender that then waits."""
+    chunk = b"x" * size
+    return copy.deepcopy(outgoing).push(chunk, clock) or outgoing.push(chunk, clock)
 
 
 def ack(outgoing: Outgoing, seq: int, clock: float = 0.0) -> List[Emit]:
@@ -94,7 +101,7 @@ EVENTS: Dict[str, Event] = {
     "cancel": lambda o: cancel(o),
     "cancel deadline": lambda o: cancel(o, "deadline"),
     "cancel with a word of the future": lambda o: cancel(o, "whim"),
-    "503": lambda o: o.on_no_responders(1.0),
+    "503": lambda o: o.on_no_responders(1.0, 1.0),
     "confirm without suspicion": lambda o: o.on_confirm(1.0),
     "tick": lambda o: o.on_tick(1.0),
     "disconnect": lambda o: o.on_disconnect(1.0),
@@ -265,7 +272,7 @@ def test_repeated_and_stale_acks_change_nothing_but_prove_that_somebody_listens(
 @pytest.mark.parametrize("seq", [4, 5, 1000, 2**53])
 def test_an_ack_of_what_was_never_sent_is_ignored(seq: int) -> None:
     outgoing = sent(3)
-    outgoing.push(b"unsent")
+    outgoing.push(b"unsent", 0.0)
     assert ack(outgoing, seq, 1.0) == []
     assert (outgoing.acked, outgoing.ignored, outgoing.state) == (0, 1, RUNNING)
 
@@ -289,7 +296,7 @@ def test_give_up_says_so_once_and_only_where_the_requester_does_not_know() -> No
 
 def test_give_up_drops_what_was_not_written() -> None:
     outgoing = sent(2)
-    outgoing.push(b"never")
+    outgoing.push(b"never", 0.0)
     assert outgoing.give_up("shutdown") == [Emit("e", 2, failure=_wire.library_failure("shutdown"))]
     assert not outgoing.has_work
     assert outgoing.take(100, 0.0) == []
@@ -301,8 +308,8 @@ def test_give_up_drops_what_was_not_written() -> None:
 def test_chunks_are_numbered_from_one_and_the_end_carries_their_count() -> None:
     outgoing = stream()
     assert outgoing.accept() == Emit("a", 0)
-    outgoing.push(b"x")
-    outgoing.push(b"y")
+    outgoing.push(b"x", 0.0)
+    outgoing.push(b"y", 0.0)
     outgoing.end()
     assert outgoing.take(1, 0.0) == [Emit("d", 1, b"x")]
     assert outgoing.take(1, 0.0) == [Emit("d", 2, b"y"), Emit("e", 2)]
@@ -328,10 +335,12 @@ def numbers(emits: List[Emit]) -> List[Tuple[str, int, int]]:
     [
         (1, [("d", 1, 1)]),
         (10, [("d", 1, 1)]),
-        (14, [("d", 1, 1), ("d", 2, 1)]),  # what is left of the budget after the first is enough for one more
-        (27, [("d", 1, 1), ("d", 2, 1), ("d", 3, 1)]),
+        (14, [("d", 1, 1)]),
+        (19, [("d", 1, 1)]),
+        (20, [("d", 1, 1), ("d", 2, 1)]),  # what is left of the budget after the first is enough for one more
+        (27, [("d", 1, 1), ("d", 2, 1)]),
         (28, [("b", 1, 2)]),
-        (41, [("b", 1, 2), ("d", 3, 1)]),
+        (41, [("b", 1, 2)]),
         (42, [("b", 1, 3)]),
         (1000, [("b", 1, 3)]),
     ],
@@ -339,16 +348,16 @@ def numbers(emits: List[Emit]) -> List[Tuple[str, int, int]]:
 def test_a_turn_takes_its_budget_and_at_least_one_chunk(budget: int, expected: List[Tuple[str, int, int]]) -> None:
     outgoing = stream()
     for _ in range(3):
-        outgoing.push(b"0123456789")
+        outgoing.push(b"0123456789", 0.0)
     assert numbers(outgoing.take(budget, 0.0)) == expected
     assert outgoing.has_work is (sum(count for _, _, count in expected) < 3)
 
 
-@pytest.mark.parametrize(("budget", "expected"), [(1, [1]), (10, [1]), (11, [1, 2]), (20, [1, 2]), (29, [1, 2, 3])])
+@pytest.mark.parametrize(("budget", "expected"), [(1, [1]), (10, [1]), (19, [1]), (20, [1, 2]), (30, [1, 2, 3])])
 def test_a_plain_requester_gets_its_chunks_one_by_one(budget: int, expected: List[int]) -> None:
     outgoing = stream(native=False)
     for _ in range(3):
-        outgoing.push(b"0123456789")
+        outgoing.push(b"0123456789", 0.0)
     emits = outgoing.take(budget, 0.0)
     assert [emit.seq for emit in emits] == expected
     assert {emit.kind for emit in emits} == {"d"}
@@ -358,11 +367,11 @@ def test_a_plain_requester_gets_its_chunks_one_by_one(budget: int, expected: Lis
 def test_a_batch_holds_what_waited_in_order() -> None:
     outgoing = stream()
     for chunk in (b"one", b"two", b"three"):
-        outgoing.push(chunk)
+        outgoing.push(chunk, 0.0)
     (emit,) = outgoing.take(1000, 0.0)
     assert (emit.kind, emit.seq) == ("b", 1)
     assert _wire.decode_batch(emit.payload) == [b"one", b"two", b"three"]
-    outgoing.push(b"four")
+    outgoing.push(b"four", 0.0)
     assert outgoing.take(1000, 0.0) == [Emit("d", 4, b"four")]  # nothing waited with it
 
 
@@ -370,18 +379,18 @@ def test_where_batches_are_not_agreed_chunks_go_one_by_one_and_can_be_asked_for_
     """Across accounts."""
     outgoing = Outgoing(native=True, batches=False, window=8, max_bytes=1000, probe_interval=INTERVAL)
     for chunk in (b"one", b"two", b"three"):
-        outgoing.push(chunk)
+        outgoing.push(chunk, 0.0)
     assert numbers(outgoing.take(1000, 0.0)) == [("d", 1, 1), ("d", 2, 1), ("d", 3, 1)]
     nak(outgoing, 2)
     assert numbers(outgoing.take(1000, 0.0)) == [("d", 2, 1), ("d", 3, 1)]
     ack(outgoing, 3)
-    assert outgoing.admits(1000, 0.0)
+    assert admits(outgoing, 1000, 0.0)
 
 
 def test_a_frame_never_exceeds_the_budget_but_for_a_chunk_that_is_larger_itself() -> None:
     outgoing = stream(window=100, max_bytes=100_000)
     for size in (5, 500, 5, 5, 5, 50, 1):
-        outgoing.push(b"x" * size)
+        outgoing.push(b"x" * size, 0.0)
     taken: List[bytes] = []
     while outgoing.has_work:
         for emit in outgoing.take(64, 0.0):
@@ -393,10 +402,43 @@ def test_a_frame_never_exceeds_the_budget_but_for_a_chunk_that_is_larger_itself(
     assert [len(chunk) for chunk in taken] == [5, 500, 5, 5, 5, 50, 1]
 
 
+def test_a_stream_that_is_alone_takes_several_frames_each_a_message_of_its_own() -> None:
+    outgoing = stream(window=100_000, max_bytes=1 << 30)
+    chunk = b"x" * 1020  # 32 of them fill a frame
+    for _ in range(200):
+        outgoing.push(chunk, 0.0)
+    assert numbers(outgoing.take(1 << 20, 0.0, 4)) == [("b", 1 + 32 * n, 32) for n in range(4)]
+    assert numbers(outgoing.take(1 << 20, 0.0, 1)) == [("b", 129, 32)]
+    assert numbers(outgoing.take(2048, 0.0, 4)) == [("b", 161 + 2 * n, 2) for n in range(4)]  # the server takes no more
+    outgoing.push(b"y" * 100_000, 0.0)
+    assert numbers(outgoing.take(1 << 20, 0.0, 4))[-1] == ("b", 193, 8)  # what is too large for a batch waits its turn
+    assert numbers(outgoing.take(1 << 20, 0.0, 4)) == [("d", 201, 1)]
+
+
+def test_frames_are_acknowledged_and_asked_for_in_parts() -> None:
+    outgoing = stream(window=100, max_bytes=10_000)
+    for n in range(10):
+        outgoing.push(b"%d" % n * (n + 1), 0.0)
+    assert numbers(outgoing.take(1000, 0.0)) == [("b", 1, 10)]
+    ack(outgoing, 3)
+    assert (outgoing.acked, outgoing._bytes) == (3, sum(range(4, 11)))
+    nak(outgoing, 6, 1.0)
+    assert (outgoing.sent, outgoing.acked) == (5, 3)
+    ack(outgoing, 7)  # it has arrived after all
+    assert (outgoing.sent, outgoing.acked, outgoing._bytes) == (7, 7, 8 + 9 + 10)
+    outgoing.push(b"more", 0.0)
+    (emit,) = outgoing.take(1000, 1.0)
+    assert (emit.kind, emit.seq) == ("b", 8)
+    assert _wire.decode_batch(emit.payload) == [b"7" * 8, b"8" * 9, b"9" * 10, b"more"]
+    ack(outgoing, 11)
+    assert outgoing._bytes == 0
+    assert not outgoing.has_work
+
+
 def test_the_end_waits_for_its_chunks() -> None:
     outgoing = stream()
     for _ in range(2):
-        outgoing.push(b"0123456789")
+        outgoing.push(b"0123456789", 0.0)
     outgoing.end()
     assert numbers(outgoing.take(1, 0.0)) == [("d", 1, 1)]
     assert outgoing.has_work
@@ -409,37 +451,37 @@ def test_the_end_waits_for_its_chunks() -> None:
 
 def test_the_window_counts_chunks() -> None:
     outgoing = stream(window=2)
-    assert outgoing.admits(1, 0.0)
-    outgoing.push(b"x")
-    assert outgoing.admits(1, 0.0)
-    outgoing.push(b"x")
-    assert not outgoing.admits(1, 0.0)
+    assert admits(outgoing, 1, 0.0)
+    outgoing.push(b"x", 0.0)
+    assert admits(outgoing, 1, 0.0)
+    outgoing.push(b"x", 0.0)
+    assert not admits(outgoing, 1, 0.0)
     outgoing.take(100, 0.0)
-    assert not outgoing.admits(1, 0.0)  # written is not acknowledged
+    assert not admits(outgoing, 1, 0.0)  # written is not acknowledged
     ack(outgoing, 1)
-    assert outgoing.admits(1, 0.0)
-    outgoing.push(b"x")
-    assert not outgoing.admits(1, 0.0)
+    assert admits(outgoing, 1, 0.0)
+    outgoing.push(b"x", 0.0)
+    assert not admits(outgoing, 1, 0.0)
 
 
 def test_the_window_counts_bytes() -> None:
     outgoing = stream(max_bytes=10)
-    outgoing.push(b"123456")
-    assert outgoing.admits(4, 0.0)
-    assert not outgoing.admits(5, 0.0)
+    outgoing.push(b"123456", 0.0)
+    assert admits(outgoing, 4, 0.0)
+    assert not admits(outgoing, 5, 0.0)
     outgoing.take(100, 0.0)
     ack(outgoing, 1)
-    assert outgoing.admits(10, 0.0)
+    assert admits(outgoing, 10, 0.0)
 
 
 def test_a_chunk_is_always_admitted_when_nothing_is_unacknowledged() -> None:
     outgoing = stream(window=1, max_bytes=1)
-    assert outgoing.admits(1_000_000, 0.0)
-    outgoing.push(b"big")
-    assert not outgoing.admits(1, 0.0)
+    assert admits(outgoing, 1_000_000, 0.0)
+    outgoing.push(b"big", 0.0)
+    assert not admits(outgoing, 1, 0.0)
     outgoing.take(100, 0.0)
     ack(outgoing, 1)
-    assert outgoing.admits(1_000_000, 0.0)
+    assert admits(outgoing, 1_000_000, 0.0)
 
 
 @settings(deadline=None)
@@ -447,8 +489,8 @@ def test_a_chunk_is_always_admitted_when_nothing_is_unacknowledged() -> None:
 def test_the_window_is_never_exceeded_and_always_opens_again(steps: List[str]) -> None:
     outgoing = stream(window=4, max_bytes=40)
     for step in steps:
-        if step == "push" and outgoing.admits(15, 0.0):
-            outgoing.push(b"x" * 15)
+        if step == "push" and admits(outgoing, 15, 0.0):
+            outgoing.push(b"x" * 15, 0.0)
         elif step == "take":
             outgoing.take(20, 0.0)
         elif step == "ack":
@@ -461,7 +503,7 @@ def test_the_window_is_never_exceeded_and_always_opens_again(steps: List[str]) -
         assert outgoing._bytes == 15 * unacked
     outgoing.take(1000, 0.0)
     ack(outgoing, outgoing.sent)
-    assert outgoing.admits(40, 0.0)
+    assert admits(outgoing, 40, 0.0)
     assert outgoing.ignored == 0
 
 
@@ -470,10 +512,10 @@ def test_the_window_is_never_exceeded_and_always_opens_again(steps: List[str]) -
 
 def test_a_plain_requester_needs_no_acks_and_gets_no_probes() -> None:
     outgoing = stream(native=False, window=1)
-    outgoing.push(b"x")
-    assert not outgoing.admits(1, 0.0)  # what is not written yet counts
+    outgoing.push(b"x", 0.0)
+    assert not admits(outgoing, 1, 0.0)  # what is not written yet counts
     assert outgoing.take(100, 0.0) == [Emit("d", 1, b"x")]
-    assert outgoing.admits(1, 0.0)
+    assert admits(outgoing, 1, 0.0)
     for n in range(1, 20):
         assert outgoing.on_tick(n * INTERVAL) == []
     assert outgoing.state == RUNNING
@@ -499,49 +541,62 @@ def test_a_plain_requester_can_cancel() -> None:
 
 def test_a_first_503_is_a_suspicion_that_asks_for_a_probe() -> None:
     outgoing = sent()
-    assert outgoing.on_no_responders(100.0) is True
+    assert outgoing.on_no_responders(0.0, 100.0) is True
     assert outgoing.state == RUNNING
     assert outgoing.on_confirm(0.01) == [Emit("p", 3)]
 
 
 def test_a_second_503_confirms_it() -> None:
     outgoing = sent()
-    outgoing.on_no_responders(100.0)
-    assert outgoing.on_no_responders(100.0 + CONFIRM_AFTER) is False
+    outgoing.on_no_responders(0.0, 100.0)
+    outgoing.on_confirm(0.0)
+    assert outgoing.on_no_responders(0.0, 100.0 + CONFIRM_AFTER) is False
     assert (outgoing.state, outgoing.reason) == (DONE, "no_interest")
+
+
+def test_only_a_503_that_comes_after_the_confirming_probe_confirms() -> None:
+    """A process that was suspended finds those for all that it had sent; whoever they were about may be back."""
+    outgoing = sent()
+    outgoing.on_no_responders(0.0, 100.0)
+    for late in (0.02, 1.0, 60.0):
+        outgoing.on_no_responders(0.0, 100.0 + late)
+        assert outgoing.state == RUNNING
+    assert outgoing.on_confirm(0.1) == [Emit("p", 3)]
+    outgoing.on_no_responders(0.1, 160.1)
+    assert outgoing.reason == "no_interest"
 
 
 def test_a_second_503_of_the_same_burst_confirms_nothing_and_asks_for_no_second_probe() -> None:
     outgoing = sent()
-    assert outgoing.on_no_responders(100.0) is True
+    assert outgoing.on_no_responders(0.0, 100.0) is True
     for late in (0.0, 0.001, 0.005, 0.0085):
-        assert outgoing.on_no_responders(100.0 + late) is False
+        assert outgoing.on_no_responders(0.0, 100.0 + late) is False
         assert outgoing.state == RUNNING
 
 
 def test_whatever_is_heard_clears_the_suspicion() -> None:
     outgoing = sent()
-    outgoing.on_no_responders(100.0)
+    outgoing.on_no_responders(0.0, 100.0)
     ack(outgoing, 1)
     assert outgoing.on_confirm(0.01) == []  # nothing left to confirm
-    assert outgoing.on_no_responders(200.0) is True  # a suspicion of its own
+    assert outgoing.on_no_responders(0.0, 200.0) is True  # a suspicion of its own
     assert outgoing.state == RUNNING
 
 
 def test_a_503_for_the_end_is_confirmed_with_the_end() -> None:
     outgoing = ending()
-    assert outgoing.on_no_responders(100.0) is True
+    assert outgoing.on_no_responders(0.0, 100.0) is True
     assert outgoing.on_confirm(0.01) == [END]
-    outgoing.on_no_responders(100.02)
+    outgoing.on_no_responders(0.0, 100.02)
     assert outgoing.reason == "no_interest"
 
 
 def test_a_plain_requester_is_gone_with_the_second_503_and_gets_no_probe() -> None:
     outgoing = sent(3, native=False)
-    assert outgoing.on_no_responders(100.0) is False
-    assert outgoing.on_no_responders(100.005) is False
+    assert outgoing.on_no_responders(0.0, 100.0) is False
+    assert outgoing.on_no_responders(0.0, 100.005) is False
     assert outgoing.state == RUNNING
-    outgoing.on_no_responders(100.011)
+    outgoing.on_no_responders(0.0, 100.011)
     assert outgoing.reason == "no_interest"
 
 
@@ -596,7 +651,7 @@ def test_sending_is_speaking_but_not_hearing() -> None:
         clock = tenth / 10
         if outgoing.state == DONE:
             break
-        outgoing.push(b"x")
+        outgoing.push(b"x", clock)
         outgoing.take(100, clock)
         probes += len(outgoing.on_tick(clock))
     assert probes == 3
@@ -650,14 +705,14 @@ def test_the_same_nak_is_heeded_once_per_probe_interval() -> None:
     nak(outgoing, 4, 10.0 + INTERVAL - 0.1)  # another one
     assert numbers(outgoing.take(1000, 12.0)) == [("d", 4, 1)]
     nak(outgoing, 3, 10.0 + 2 * INTERVAL)
-    assert numbers(outgoing.take(1000, 14.0)) == [("b", 3, 2)]
+    assert numbers(outgoing.take(1000, 14.0)) == [("d", 3, 1), ("d", 4, 1)]  # in the pieces of before
 
 
 @pytest.mark.parametrize("seq", [0, 1, 2, 5, 2**53])
 def test_a_nak_of_what_was_acknowledged_or_never_sent_is_ignored(seq: int) -> None:
     outgoing = sent(4)
     ack(outgoing, 2)
-    outgoing.push(b"unsent")
+    outgoing.push(b"unsent", 0.0)
     nak(outgoing, seq)
     assert (outgoing.sent, outgoing.ignored) == (4, 1)
 
@@ -671,20 +726,20 @@ def test_an_ack_of_what_is_about_to_be_sent_again_saves_the_trouble() -> None:
     assert outgoing.take(1000, 0.0) == [Emit("d", 4, b"0000000003")]
     ack(outgoing, 4)
     assert outgoing._bytes == 0
-    assert outgoing.admits(1000, 0.0)
+    assert admits(outgoing, 1000, 0.0)
 
 
 def test_a_rewind_does_not_open_the_window() -> None:
     outgoing = stream(window=3)
     for _ in range(3):
-        outgoing.push(b"x")
+        outgoing.push(b"x", 0.0)
     outgoing.take(1000, 0.0)
     nak(outgoing, 1)
-    assert not outgoing.admits(1, 0.0)
+    assert not admits(outgoing, 1, 0.0)
     outgoing.take(1000, 0.0)
-    assert not outgoing.admits(1, 0.0)
+    assert not admits(outgoing, 1, 0.0)
     ack(outgoing, 3)
-    assert outgoing.admits(1, 0.0)
+    assert admits(outgoing, 1, 0.0)
 
 
 def test_the_end_is_written_again_behind_the_chunks_that_are() -> None:
@@ -734,8 +789,8 @@ def test_what_is_lost_and_asked_for_again_arrives_once_in_order(steps: List[Tupl
     pushed = 0
     for step, value in steps:
         clock += INTERVAL
-        if step == "push" and outgoing.state == RUNNING and outgoing.admits(4, clock):
-            outgoing.push(b"%04d" % pushed)
+        if step == "push" and outgoing.state == RUNNING and admits(outgoing, 4, clock):
+            outgoing.push(b"%04d" % pushed, 0.0)
             pushed += 1
         elif step == "end":
             outgoing.end()
@@ -761,10 +816,10 @@ def test_what_is_lost_and_asked_for_again_arrives_once_in_order(steps: List[Tupl
 
 def full(stall_timeout: Optional[float]) -> Outgoing:
     outgoing = stream(window=2, stall_timeout=stall_timeout)
-    outgoing.push(b"x")
-    outgoing.push(b"x")
+    outgoing.push(b"x", 0.0)
+    outgoing.push(b"x", 0.0)
     outgoing.take(100, 0.0)
-    assert not outgoing.admits(1, 1.0)
+    assert not admits(outgoing, 1, 1.0)
     return outgoing
 
 
@@ -779,8 +834,42 @@ def test_a_requester_that_lives_but_does_not_read_stalls_the_stream() -> None:
     for clock in range(1, 11):
         assert [emit.kind for emit in alive(outgoing, float(clock))] in ([], ["p"])
         assert outgoing.state == RUNNING
-    assert alive(outgoing, 11.0) == [Emit("e", 2, failure=_wire.library_failure("stalled"))]
+    assert outgoing.on_tick(11.0) == [Emit("p", 2)]
+    assert outgoing.state == RUNNING  # its answer decides
+    assert ack(outgoing, 0, 11.1) == [Emit("e", 2, failure=_wire.library_failure("stalled"))]
     assert outgoing.reason == "stalled"
+
+
+def test_silence_is_no_stall() -> None:
+    """A requester whose connection was down for longer than the stall time, and that reads on as soon as it is back."""
+    outgoing = full(1.0)
+    probes = [tick / 20 for tick in range(20, 120) if outgoing.on_tick(tick / 20)]
+    assert outgoing.state == RUNNING
+    late = [clock for clock in probes if clock >= 2.0]
+    assert len(late) == pytest.approx(4.0 / _outgoing._SUSPECT_PROBES, abs=2)  # so that its answer comes soon
+    assert ack(outgoing, 1, 6.0) == []
+    assert alive(outgoing, 6.1) == []
+    assert outgoing.state == RUNNING
+
+
+def test_what_did_not_arrive_could_not_be_read() -> None:
+    outgoing = full(10.0)
+    nak(outgoing, 1, 10.0)
+    outgoing.take(100, 10.0)
+    alive(outgoing, 19.9)
+    assert outgoing.state == RUNNING
+    alive(outgoing, 20.0)
+    assert outgoing.reason == "stalled"
+
+
+def test_a_stalled_stream_keeps_its_promise_to_speak() -> None:
+    outgoing = Outgoing(
+        native=True, window=1, max_bytes=100, probe_interval=INTERVAL, speak_interval=0.1, stall_timeout=0.5
+    )
+    outgoing.push(b"x", 0.0)
+    outgoing.take(100, 0.0)
+    assert not admits(outgoing, 1, 0.0)
+    assert [tick for tick in range(1, 21) if outgoing.on_tick(tick / 8)] == list(range(1, 21))
 
 
 def test_reading_on_ends_the_stall() -> None:
@@ -788,11 +877,11 @@ def test_reading_on_ends_the_stall() -> None:
     ack(outgoing, 1, 9.0)
     alive(outgoing, 12.0)
     assert outgoing.state == RUNNING  # nothing waits for the window any more
-    assert outgoing.admits(1, 12.0)
-    outgoing.push(b"x")
+    assert admits(outgoing, 1, 12.0)
+    outgoing.push(b"x", 0.0)
     outgoing.take(100, 12.0)
-    assert not outgoing.admits(1, 20.0)
-    assert not outgoing.admits(1, 29.0)
+    assert not admits(outgoing, 1, 20.0)
+    assert not admits(outgoing, 1, 29.0)
     alive(outgoing, 29.9)
     assert outgoing.state == RUNNING
     alive(outgoing, 30.0)
@@ -801,8 +890,8 @@ def test_reading_on_ends_the_stall() -> None:
 
 def test_a_full_window_that_nobody_waits_for_is_no_stall() -> None:
     outgoing = stream(window=2, stall_timeout=1.0)
-    outgoing.push(b"x")
-    outgoing.push(b"x")
+    outgoing.push(b"x", 0.0)
+    outgoing.push(b"x", 0.0)
     outgoing.take(100, 0.0)
     for clock in range(1, 60):
         alive(outgoing, float(clock))
@@ -821,7 +910,7 @@ def test_without_a_limit_nothing_stalls() -> None:
 
 def test_a_lost_connection_is_waited_for_where_that_was_agreed() -> None:
     outgoing = sent(3, resume=10.0)
-    outgoing.push(b"later")
+    outgoing.push(b"later", 0.0)
     assert outgoing.on_disconnect(1.0) == []
     assert outgoing.state == RUNNING
     assert not outgoing.has_work  # nothing is written meanwhile
@@ -867,26 +956,28 @@ def test_a_plain_requester_cannot_resume() -> None:
 
 def test_a_503_is_doubted_for_as_long_as_the_requester_may_come_back() -> None:
     outgoing = sent(3, resume=10.0)
-    assert outgoing.on_no_responders(100.0) is True
+    assert outgoing.on_no_responders(0.0, 100.0) is True
     assert outgoing.on_confirm(0.01) == [Emit("p", 3)]
     probes = 0
     for tenth in range(1, 15):
         probes += len(outgoing.on_tick(tenth / 10))
-        outgoing.on_no_responders(100.0 + tenth / 10)
+        outgoing.on_no_responders(tenth / 10, 100.0 + tenth / 10)
     assert 3 <= probes <= 6  # asked more often than once in a probe interval
     assert outgoing.state == RUNNING
-    outgoing.on_no_responders(109.9)
+    outgoing.on_no_responders(1.5, 200.0)  # the process was suspended meanwhile
     assert outgoing.state == RUNNING
-    outgoing.on_no_responders(110.0)
+    outgoing.on_no_responders(9.9, 209.9)
+    assert outgoing.state == RUNNING
+    outgoing.on_no_responders(10.0, 210.0)
     assert outgoing.reason == "no_interest"
 
 
 def test_an_unreachable_requester_is_waited_for_as_long_as_it_may_come_back() -> None:
     outgoing = sent(3, resume=30.0)
-    for clock in range(1, 30):
+    for clock in range(1, 32):
         outgoing.on_tick(float(clock))
-        assert outgoing.state == RUNNING
-    for clock in range(30, 34):
+        assert outgoing.state == RUNNING  # also while what was said after 30 s may yet be answered
+    for clock in range(32, 34):
         outgoing.on_tick(float(clock))
     assert outgoing.reason == "unreachable"
 
@@ -894,9 +985,9 @@ def test_an_unreachable_requester_is_waited_for_as_long_as_it_may_come_back() ->
 def test_a_sender_that_begins_to_wait_probes_more_often_for_a_second() -> None:
     """All that was sent had arrived before the requester was killed: only something new can bring the 503 about."""
     outgoing = Outgoing(native=True, window=1, max_bytes=100, probe_interval=2.0, clock=0.0)
-    outgoing.push(b"x")
+    outgoing.push(b"x", 0.0)
     outgoing.take(1000, 0.0)
-    assert not outgoing.admits(1, 0.0)
+    assert not admits(outgoing, 1, 0.0)
     probes = [tick / 20 for tick in range(1, 40) if outgoing.on_tick(tick / 20)]
     assert probes
     assert probes[0] <= 0.15

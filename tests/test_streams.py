@@ -427,6 +427,43 @@ def test_closing_again_and_cancelling_do_nothing_more(serve: Serve, pool: Pool, 
     wait_for(lambda: handler.reasons == ["cancelled"])
 
 
+def test_threads_that_read_one_stream_share_its_chunks(serve: Serve, pool: Pool) -> None:
+    count = 5_000
+
+    def handler(_: StreamRequest, sender: ResponseSender) -> None:
+        for n in range(count):
+            sender.send(b"%d" % n)
+
+    with pool.stream(serve(handler)) as stream:
+        readers = [in_thread(lambda: list(stream)) for _ in range(4)]
+        for thread, _ in readers:
+            thread.join(LONG)
+        got = [outcome[0] for _, outcome in readers]
+        assert all(isinstance(chunks, list) for chunks in got), got
+        assert sorted(int(chunk) for chunks in got for chunk in chunks) == list(range(count))  # type: ignore[attr-defined]
+        for chunks in got:
+            numbers = [int(chunk) for chunk in chunks]  # type: ignore[attr-defined]
+            assert numbers == sorted(numbers)
+        assert stream.end_reason == "completed"
+
+
+def test_nothing_is_handed_out_after_a_cancel(serve: Serve, pool: Pool, wait_for: WaitFor) -> None:
+    """Not even what the reader would have found without asking the stream's state."""
+
+    def handler(_: StreamRequest, sender: ResponseSender) -> None:
+        for n in range(1000):
+            sender.send(b"%d" % n)
+        sender.wait_offline(LONG)
+
+    with pool.stream(serve(handler)) as stream:
+        assert next(stream) == b"0"
+        wait_for(lambda: stream._source._incoming.received == 1000)
+        assert next(stream) == b"1"
+        in_thread(stream.cancel)[0].join(LONG)
+        assert list(stream) == []
+        assert stream.end_reason == "cancelled"
+
+
 def test_closing_from_another_thread_wakes_the_reader(serve: Serve, pool: Pool, wait_for: WaitFor) -> None:
     released: List[bool] = []
 

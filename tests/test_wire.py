@@ -330,6 +330,17 @@ def test_batches_survive(chunks: List[bytes]) -> None:
     assert _wire.decode_batch(data) == chunks
 
 
+@given(st.integers(1, 300), st.integers(1, 40), st.data())
+def test_batches_of_one_length_are_decoded_as_any_other(size: int, count: int, data: st.DataObject) -> None:
+    """There is a short cut for them: it must not be taken where only some of the lengths agree."""
+    encoded = bytearray(_wire.encode_batch([bytes([n]) * size for n in range(count)]))
+    assert _wire.decode_batch(bytes(encoded)) == [bytes([n]) * size for n in range(count)]
+    wrong = data.draw(st.integers(0, count - 1)) * (4 + size) + data.draw(st.integers(0, 3))
+    encoded[wrong] ^= data.draw(st.integers(1, 255))
+    chunks = _wire.decode_batch(bytes(encoded))
+    assert chunks is None or _wire.encode_batch(chunks) == encoded
+
+
 @pytest.mark.parametrize(
     "data",
     [
