@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Awaitable, Callable, Coroutine, Dict, Optional, TypeVar
+from typing import Any, Awaitable, Callable, Coroutine, Dict, Optional, Protocol, TypeVar
 
 from . import _fork
 from ._deadline import Deadline
-from ._threads import AnyThread, get_ident, patched, real_thread
+from ._threads import AnyThread, RealThread, get_ident, patched, real_thread
 from ._waiter import Abandoned, Lock, Waiter
 from .errors import ClosedError, ForkedError, LoopThreadError, NatsBridgeError, RequestTimeoutError
 
@@ -25,6 +25,16 @@ logger = logging.getLogger("natsbridge")
 
 # Once cancelled, leftover tasks get this long before the loop ends without them.
 _CANCEL_GRACE = 1.0
+
+
+class Companion(Protocol):
+    """What shares the life of a loop thread."""
+
+    def end(self) -> None:
+        """Called on the loop's thread, after everything else and before the loop is closed."""
+
+
+C = TypeVar("C", bound=Companion)
 
 
 def _new_event_loop(use_uvloop: Optional[bool]) -> asyncio.AbstractEventLoop:
@@ -62,6 +72,7 @@ class LoopThread:
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._thread: Optional[AnyThread] = None
         self._ident: Optional[int] = None
+        self._companions: Dict[Any, Companion] = {}
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -105,6 +116,8 @@ class LoopThread:
         finally:
             try:
                 self._cancel_leftovers(loop)
+                for companion in self._companions.values():
+                    companion.end()
             finally:
                 self._ident = None  # the next thread may be given the same one
                 if resolver is not None:
@@ -170,13 +183,38 @@ class LoopThread:
     def alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
+    def companion(self, kind: Callable[[LoopThread], C]) -> C:
+        """This loop's only object of a kind, made by ``kind(loop_thread)`` on first use; it ends with the loop.
+
+        Raises ClosedError after ``stop``.
+        """
+        with self._gate:
+            if self._closed:
+                raise ClosedError(f"{self.name} is closed")
+            if kind not in self._companions:
+                self._companions[kind] = kind(self)
+            found: C = self._companions[kind]  # type: ignore[assignment]
+            return found
+
     # -- handing work over --------------------------------------------------------------------------------------------
 
     def is_current(self) -> bool:
         return get_ident() == self._ident
 
     def refuse_here(self) -> None:
-        """Raise LoopThreadError on the loop thread, where any blocking call would wait for itself."""
+        """Raise LoopThreadError on the loop thread, where any blocking call would wait for itself.
+
+        And NatsBridgeError where gevent has patched since the thread was started: what it uses was exchanged below it.
+        """
+        self.refuse_myself()
+        if patched() and not isinstance(self._thread, RealThread):
+            raise NatsBridgeError(
+                f"gevent.monkey.patch_all() was called while {self.name} was running: call it before a pool is opened, best "
+                "before anything else, or close the pool and make a new one"
+            )
+
+    def refuse_myself(self) -> None:
+        """Raise LoopThreadError on the loop thread."""
         if self.is_current():
             raise LoopThreadError(
                 "a blocking natsbridge call was made on the loop thread (in a credentials or reconnect callback?), where "

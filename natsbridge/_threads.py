@@ -35,6 +35,7 @@ Lock = _thread.RLock
 
 _patched = False
 _home: Any = None  # the hub of the main thread, once natsbridge was used there
+_keeper: Any = None  # what keeps it running, while there are threads that may call for it
 
 
 def patched() -> bool:
@@ -54,18 +55,43 @@ def _hub_here() -> Any:
 
     if get_ident() != MAIN_THREAD_IDENT:
         return get_hub_if_exists()
-    _home = get_hub()
+    if _home is None:
+        _home = get_hub()
+        _in_main_hub(_keep_home_running)
     return _home
 
 
+def _keep_home_running() -> None:
+    """In the main thread: a hub ends with LoopExit when all greenlets wait and nothing else can come, so far as it knows.
+
+    While there are loops it can: they call handlers.
+    """
+    global _keeper
+    if _keeper is None:
+        _keeper = _home.loop.async_()
+    if RealThread.running:
+        _keeper.start(int)  # any function: nobody calls it
+    else:
+        _keeper.stop()
+
+
 def _after_fork_in_child() -> None:
-    global _home
-    _home = None  # the thread that forked is the main thread now, and may be another one
+    global _home, _keeper
+    _home = _keeper = None  # the thread that forked is the main thread now, and may be another one
     RealThread.running.clear()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def is_kill(error: BaseException) -> bool:
+    """Whether this ends the greenlet in which it is raised."""
+    if not patched():
+        return False
+    from gevent import GreenletExit
+
+    return isinstance(error, GreenletExit)
 
 
 # -- waiting ----------------------------------------------------------------------------------------------------------
@@ -160,12 +186,14 @@ class RealThread:
     def _run(self) -> None:
         ident = get_ident()
         self.running.add(ident)
+        _in_main_hub(_keep_home_running)
         threading.current_thread().name = self.name  # for logs; gevent makes a stand-in of what it does not know
         try:
             self._target()
         finally:
             self.running.discard(ident)
             self._alive = False
+            _in_main_hub(_keep_home_running)
             while self._joining:
                 event = self._joining.pop()
                 if not _in_main_hub(event.release):  # which comes behind what was logged here

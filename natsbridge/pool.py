@@ -11,6 +11,7 @@ from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Optional,
 from . import _fork, presence, process
 from ._deadline import Deadline, check_interval, check_timeout
 from ._link import Link, LinkStats
+from ._loop import LoopThread
 from ._outbox import publish_command
 from ._runtime import Runtime
 from ._waiter import Abandoned, Lock, LongLock, Waiter
@@ -268,7 +269,7 @@ class Pool:
         process.closed(self)
         if runtime is None:
             return
-        runtime.loop.refuse_here()
+        runtime.loop.refuse_myself()
         if first:
             for thing in attached:
                 thing.pool_closes(deadline)
@@ -318,6 +319,10 @@ class Pool:
             limit = self._options.connect_timeout
             runtime = self._opened(Deadline(limit if deadline is None else deadline.at_most(limit)))
         return runtime.link()
+
+    def _loop(self) -> LoopThread:
+        """The loop thread; the pool opens if need be. Raises ConnectError, ClosedError."""
+        return self._link().loop
 
     def _limit(self, timeout: Optional[float]) -> float:
         """The pool's default for None; infinity becomes a very long time, so that no wait is endless."""

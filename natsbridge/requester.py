@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from operator import length_hint
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple, TypeVar
 
 from nats.aio.msg import Msg
 
 from . import _fork, _incoming, _outgoing, _wire
-from ._deadline import Deadline
+from ._deadline import Deadline, check_timeout
 from ._incoming import Ended, Incoming, Parcel, Say
 from ._link import Link
 from ._outbox import publish_command
+from ._threads import is_kill
 from ._waiter import Condition, Lock, Waiter
 from .errors import (
     BusyError,
@@ -31,6 +32,8 @@ from .errors import (
 )
 from .message import Message
 from .registry import OnlineRegistry
+
+T = TypeVar("T")
 
 # A busy worker is not the only one perhaps: seconds before each new try of a refused request.
 _BUSY_RETRIES = (0.01, 0.03, 0.05)
@@ -114,6 +117,7 @@ class StreamSource:
         self._lock = Lock()  # guards everything below; entered directly, at half the price of entering a condition
         self._cond = Condition(self._lock)  # something to read, or the end
         self._parcel = Parcel([])  # what ``chunks`` iterates over
+        self._idle = 0.0  # seconds that earlier waits for the next chunk took without getting it
         self._retries = list(_BUSY_RETRIES)
         self._between_tries = False
         self._retired = False
@@ -283,50 +287,74 @@ class StreamSource:
         """The next chunk and its headers; no chunk once the stream is over and that is no error. Raises it otherwise."""
         with self._lock:
             self._wait()
-            for chunk in self.chunks:  # what another thread has fetched
-                return chunk, self._parcel.headers
-            if self._incoming.buffer:
-                self._parcel, says = self._incoming.take(self._link.clock)
-                self.chunks = iter(self._parcel.chunks)
-                chunk, ended = next(self.chunks), None
-            else:
-                ended = self._incoming.ended
-        if ended is None:
-            if says:
-                self._say(says)
-            return chunk, self._parcel.headers
-        self._say([])
+            says = self._fetch()
+            chunk, ended = next(self.chunks, None), self._incoming.ended
+        self._say(says)
+        if chunk is None and ended is not None:
+            self._raise(ended)
+        return chunk, self._parcel.headers
+
+    def take(self, limit: Optional[float]) -> Optional[List[bytes]]:
+        """All that is there, at least one chunk: an empty list once the stream is over, None if ``limit`` came first."""
+        with self._lock:
+            if not self._wait(limit):
+                return None
+            says = self._fetch()
+            chunks, ended = list(self.chunks), self._incoming.ended
+        self._say(says)
+        if not chunks and ended is not None:
+            self._raise(ended)
+        return chunks
+
+    def _fetch(self) -> List[Say]:
+        """Inside the lock: see that the reader has a parcel, if there is one; what there is to say for it."""
+        if length_hint(self.chunks) or not self._incoming.buffer:
+            return []
+        self._parcel, says = self._incoming.take(self._link.clock)
+        self.chunks = iter(self._parcel.chunks)
+        return says
+
+    def _raise(self, ended: Ended) -> None:
         error = self._error(ended)
         if error is not None:
             raise error
-        return None, None
 
-    def _wait(self) -> None:
-        """Inside the lock: until there is something to read, or the stream has ended, if need be by a limit of ours."""
-        if self._readable():
-            return
-        self._link.loop.refuse_here()
-        waiting_since = time.monotonic()
-        while not self._readable():
-            reason, left = self._patience(waiting_since)
-            if left is not None and left <= 0:
-                for say in self._incoming.stop(reason):
-                    self._publish(say)
-                return
-            self._cond.wait_slice(left)
+    def _wait(self, limit: Optional[float] = None) -> bool:
+        """Inside the lock: until there is something to read, or the stream has ended, if need be by a limit of ours.
+
+        False if ``limit`` seconds passed first.
+        """
+        if not self._readable():
+            self._link.loop.refuse_here()
+            began, idle_before = time.monotonic(), self._idle
+            while not self._readable():
+                waited = time.monotonic() - began
+                reason, left = self._patience(idle_before + waited)
+                if left is not None and left <= 0:
+                    for say in self._incoming.stop(reason):
+                        self._publish(say)
+                    break
+                if limit is not None:
+                    if waited >= limit:
+                        self._idle = idle_before + waited
+                        return False
+                    left = limit - waited if left is None else min(left, limit - waited)
+                self._cond.wait_slice(left)
+        self._idle = 0.0
+        return True
 
     def _readable(self) -> bool:
         return bool(length_hint(self.chunks) or self._incoming.buffer) or self._incoming.ended is not None
 
-    def _patience(self, waiting_since: float) -> tuple[str, Optional[float]]:
-        """Which limit strikes next, and the seconds until then."""
+    def _patience(self, waited: float) -> Tuple[str, Optional[float]]:
+        """Which limit strikes next, and the seconds until then; ``waited``: for this chunk, so far."""
         left = self._deadline.remaining()
         idle = self._idle_timeout
         if idle is None and self._incoming.state != _incoming.NATIVE:
             idle = self._plain_idle_timeout
         if idle is None:
             return "deadline", left
-        idle_left = waiting_since + idle - time.monotonic()
+        idle_left = idle - waited
         return ("deadline", left) if left is not None and left <= idle_left else ("idle", idle_left)
 
     def _error(self, ended: Ended) -> Optional[Error]:
@@ -376,7 +404,8 @@ class ResponseStream:
     stream's own id was marked offline), ``ClosedError`` (the pool was closed), ``SlowConsumerError`` (only from responders
     without flow control). In a forked child every use raises ``ForkedError``.
 
-    Stopping tells the responder at once: its next ``send`` raises. A stream that is garbage-collected is cancelled too.
+    Stopping tells the responder at once: its next ``send`` raises. A stream that is garbage-collected is cancelled too, and
+    so is one whose reader is a greenlet that is killed while it waits.
     Methods may be called from any thread; one thread at a time should iterate.
     """
 
@@ -389,6 +418,14 @@ class ResponseStream:
             raise ForkedError("this stream belongs to the parent process: start one of your own here")
         return self._source
 
+    def _read(self, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except BaseException as error:
+            if is_kill(error):  # a killed greenlet keeps hold of what it was at
+                self._source.stop("cancelled")
+            raise
+
     def __iter__(self) -> ResponseStream:
         return self
 
@@ -397,15 +434,25 @@ class ResponseStream:
         if source.generation == _fork.generation:
             for chunk in source.chunks:
                 return chunk
-        found, _ = self._own().next()
+        found, _ = self._read(self._own().next)
         if found is None:
             raise StopIteration
         return found
 
+    def next_chunks(self, timeout: Optional[float] = None) -> Optional[List[bytes]]:
+        """Every chunk that is there already, in order, at least one; waits for the first if there is none.
+
+        For gateways, which pass on at once what has arrived, and have to say something while nothing does. Returns an empty
+        list once the stream is over, and None if nothing came within ``timeout`` seconds (None: no limit; the stream then
+        goes on). What it may hold is bounded by the window. Raises what iterating raises.
+        """
+        limit, source = check_timeout(timeout), self._own()
+        return self._read(lambda: source.take(limit))
+
     def messages(self) -> Iterator[Message]:
         """The same chunks as ``Message``s, for headers that a responder of another kind sent with them."""
         while True:
-            chunk, headers = self._own().next()
+            chunk, headers = self._read(self._own().next)
             if chunk is None:
                 return
             yield Message(self._source.subject, chunk, headers=headers)

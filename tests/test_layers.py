@@ -40,6 +40,10 @@ TOOLS: Dict[str, Set[str]] = {
 }
 
 
+# The gateways: public names of the core, besides these helpers.
+CONTRIB = {"_deadline", "_fork", "_loop", "_waiter", "options"}
+
+
 def tree_of(module: str) -> ast.Module:
     return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
 
@@ -147,3 +151,17 @@ def test_nothing_is_printed() -> None:
         for node in ast.walk(tree_of(module)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id != "print", module
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "contrib").rglob("*.py")), ids=lambda path: path.stem)
+def test_gateways_use_public_names(path: Path) -> None:
+    """What they are made of, any user could use; and no framework is imported but by the modules for it."""
+    depth = len(path.relative_to(PACKAGE).parts)
+    for node in nodes(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level == depth and node.module:
+            assert node.module in CONTRIB, f"{path.name} imports {node.module}"
+        root = (node.module or "").split(".")[0]
+        if not node.level and root in ("django", "flask", "werkzeug"):
+            assert "django" in path.parts or path.stem == "flask", f"{path.name} imports {root}"

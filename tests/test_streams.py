@@ -335,6 +335,59 @@ def test_idle_timeout_does_not_count_the_readers_own_time(serve: Serve, pool: Po
     assert list(stream) == [b"1", b"2"]
 
 
+def test_next_chunks_hands_out_what_is_there(serve: Serve, pool: Pool, wait_for: WaitFor) -> None:
+    go_on = threading.Event()
+
+    def handler(request: StreamRequest, sender: ResponseSender) -> None:
+        for number in range(100):
+            sender.send(b"%d" % number)
+        go_on.wait(LONG)
+        sender.send(b"last")
+
+    with pool.stream(serve(handler)) as stream:
+        first = next(stream)
+        found: List[bytes] = [first]
+        while len(found) < 100:
+            chunks = stream.next_chunks(LONG)
+            assert chunks
+            found += chunks
+        assert found == [b"%d" % number for number in range(100)]
+        assert stream.next_chunks(0) is None
+        assert stream.next_chunks(0.01) is None
+        assert stream.end_reason is None
+        go_on.set()
+        assert stream.next_chunks() == [b"last"]
+        assert stream.next_chunks() == []
+        assert stream.end_reason == "completed"
+        assert stream.next_chunks(0) == []
+
+
+def test_next_chunks_raises_what_iterating_raises(serve: Serve, pool: Pool, unique: str) -> None:
+    def handler(request: StreamRequest, sender: ResponseSender) -> None:
+        sender.send(b"chunk")
+        raise StreamError(422, "no")
+
+    with pool.stream(serve(handler)) as stream:
+        assert stream.next_chunks(LONG) == [b"chunk"]
+        for _ in range(2):
+            with pytest.raises(StreamError, match="no"):
+                stream.next_chunks(LONG)
+    with pytest.raises(NoRespondersError):
+        pool.stream(f"{unique}.nobody").next_chunks(LONG)
+    with pytest.raises(ValueError):
+        pool.stream(f"{unique}.nobody").next_chunks(-1)
+
+
+def test_idle_timeout_goes_on_through_waits_that_got_nothing(serve: Serve, pool: Pool) -> None:
+    with pool.stream(serve(lambda request, sender: sender.wait_offline(LONG)), idle_timeout=0.2) as stream:
+        began = time.monotonic()
+        with pytest.raises(RequestTimeoutError, match=r"0\.2 s"):
+            while stream.next_chunks(0.02) is None:
+                assert time.monotonic() < began + SHORT
+        assert time.monotonic() - began >= 0.2
+        assert stream.end_reason == "idle"
+
+
 def test_a_silent_handler_is_waited_for_without_limit(serve: Serve, server: EmbeddedServer) -> None:
     """The timeout of the pool is for a first sign of the responder, not for its first chunk."""
     gate = threading.Event()

@@ -1,0 +1,1 @@
+"""Gateways between HTTP and streams: server-sent events, Flask, Django. Each module needs its own extra, ``sse`` none."""
