@@ -138,8 +138,8 @@ class LoopThread:
     def stop(self, farewell: Callable[[], Awaitable[None]], deadline: Deadline) -> None:
         """Refuse further work, run ``farewell`` after everything accepted so far, end the loop and join the thread.
 
-        Idempotent and safe from any thread. Never waits beyond the deadline, plus a moment for cancelled tasks. Does nothing
-        in a forked child, where greenlets come here that were opening a pool while their process was forked.
+        Idempotent and safe from any thread. Never waits beyond the deadline, plus a moment for cancelled tasks. Does
+        nothing in a forked child, where greenlets come here that were opening a pool while their process was forked.
         """
         if self._generation != _fork.generation:
             return
@@ -209,8 +209,8 @@ class LoopThread:
         self.refuse_myself()
         if patched() and not isinstance(self._thread, RealThread):
             raise NatsBridgeError(
-                f"gevent.monkey.patch_all() was called while {self.name} was running: call it before a pool is opened, best "
-                "before anything else, or close the pool and make a new one"
+                f"gevent.monkey.patch_all() was called while {self.name} was running: call it before a pool is opened, "
+                "best before anything else, or close the pool and make a new one"
             )
 
     def refuse_myself(self) -> None:

@@ -1,8 +1,9 @@
-"""What ``tests/test_exit.py`` and ``tests/test_fork.py`` ask of programs, asked of programs under gevent."""
+"""What ``tests/test_exit.py`` asks of programs, asked of programs under gevent."""
 
 from __future__ import annotations
 
 from test_exit import last as last
+from test_exit import pytestmark as pytestmark
 from test_exit import service as service
 from test_exit import test_a_worker_ends_while_it_serves as test_a_worker_ends_while_it_serves
 from test_exit import test_an_interrupt_during_a_blocked_send as test_an_interrupt_during_a_blocked_send
@@ -12,5 +13,3 @@ from test_exit import test_an_interrupt_while_the_server_stands_still as test_an
 from test_exit import test_ending_without_closing as test_ending_without_closing
 from test_exit import test_run_takes_the_interrupt as test_run_takes_the_interrupt
 from test_exit import test_terminated as test_terminated
-from test_exit import test_the_exit_does_not_wait_for_a_server_that_is_gone as test_the_exit_does_not_wait
-from test_exit import worker_pool as worker_pool
