@@ -67,8 +67,8 @@ def service(worker_pool: Pool, subscriber: Subscriber, unique: str) -> Service:
 
 @pytest.fixture
 def run(start_program: StartProgram, server: EmbeddedServer, unique: str) -> Run:
-    """Start ``programs/greenlets.py``, to go the way that it is told."""
-    return lambda way, **options: start_program("greenlets", url=server.url, subject=unique, way=way, **options)
+    """Start ``programs/hub.py``, to go the way that it is told."""
+    return lambda way, **options: start_program("hub", url=server.url, subject=unique, way=way, **options)
 
 
 def assert_ends_well(child: Child) -> None:
