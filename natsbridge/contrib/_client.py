@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import secrets
 from contextlib import ExitStack
-from typing import Any, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, List, Mapping, Optional, TypedDict
 
 from .. import Pool, _fork
 from ..options import Data, Headers
 from ._hangup import watch
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Environ = Mapping[str, Any]
+
+
+class RequestOptions(TypedDict, total=False):
+    """The keyword arguments of ``Pool.stream``."""
+
+    connect_id: Optional[str]
+    timeout: Optional[float]
+    idle_timeout: Optional[float]
+    headers: Headers
+    window: Optional[int]
+    window_bytes: Optional[int]
+    resume: float
 
 
 def new_connect_id() -> str:
@@ -21,40 +36,21 @@ def new_connect_id() -> str:
 class ClientStream:
     """A stream, and what lives as long as it: the client held online, and the watch on its socket.
 
-    ``environ``: the WSGI environ of its request, where the server shows its socket; None for none. Raises what
-    ``Pool.stream`` raises; nothing is left behind then. Thread-safe.
+    environ: the WSGI environ of its request, where the server shows its socket; None for none.
+    request: as for ``Pool.stream``, but that there is always an id.
+
+    Raises what ``Pool.stream`` raises; nothing is left behind then. Thread-safe.
     """
 
     def __init__(
-        self,
-        pool: Pool,
-        subject: str,
-        data: Data,
-        *,
-        environ: Optional[Environ],
-        connect_id: Optional[str],
-        timeout: Optional[float],
-        idle_timeout: Optional[float],
-        headers: Headers,
-        window: Optional[int],
-        window_bytes: Optional[int],
-        resume: float,
+        self, pool: Pool, subject: str, data: Data, environ: Optional[Environ], **request: Unpack[RequestOptions]
     ) -> None:
         self._generation = _fork.generation
-        self.connect_id = new_connect_id() if connect_id is None else connect_id
+        given = request.get("connect_id")
+        self.connect_id = request["connect_id"] = new_connect_id() if given is None else given
         with ExitStack() as held:
             held.enter_context(pool.client(self.connect_id))
-            self.stream = pool.stream(
-                subject,
-                data,
-                connect_id=self.connect_id,
-                timeout=timeout,
-                idle_timeout=idle_timeout,
-                headers=headers,
-                window=window,
-                window_bytes=window_bytes,
-                resume=resume,
-            )
+            self.stream = pool.stream(subject, data, **request)
             held.callback(self.stream.cancel)
             self._loop = pool._loop()
             unwatch = None if environ is None else watch(self._loop, environ, self.stream.cancel)
@@ -62,7 +58,11 @@ class ClientStream:
                 held.callback(unwatch)
             self._held = held.pop_all()
 
-    def next_chunks(self, timeout: Optional[float]) -> Optional[List[bytes]]:
+    @property
+    def end_reason(self) -> Optional[str]:
+        return self.stream.end_reason
+
+    def next_chunks(self, timeout: Optional[float] = None) -> Optional[List[bytes]]:
         """As ``ResponseStream.next_chunks``."""
         return self.stream.next_chunks(timeout)
 

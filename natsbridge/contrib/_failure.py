@@ -11,6 +11,7 @@ from .. import (
     ClosedError,
     ConnectError,
     DisconnectedError,
+    MaxPayloadError,
     NoRespondersError,
     RequestTimeoutError,
     ResponderLostError,
@@ -43,8 +44,14 @@ _FAILURES: List[Tuple[Type[BaseException], Failure]] = [
     (StreamGapError, Failure("lost", 502, "a part of the answer was lost")),
     (ClosedError, Failure("closed", 503, "the service is shutting down")),
     (ConnectError, Failure("unavailable", 503, "the service cannot be reached")),
+    (MaxPayloadError, Failure("too_large", 413, "the request is too large")),
     (DisconnectedError, Failure("unavailable", 503, "the service cannot be reached")),
 ]
+
+
+def is_mistake(error: Exception) -> bool:
+    """Whether it is the program that is wrong: its developer has to see that, and nobody else can do anything about it."""
+    return isinstance(error, ValueError) and not isinstance(error, MaxPayloadError)
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -15,14 +15,17 @@ from __future__ import annotations
 import base64 as _base64
 import json
 import logging
-from typing import List, Optional, Tuple
+from typing import TYPE_CHECKING, List, Optional, Tuple
 
 from .. import Error, Pool
 from .._deadline import check_interval
-from ..options import Data, Headers
-from ._client import ClientStream, Environ, new_connect_id
+from ..options import Data
+from ._client import ClientStream, Environ, RequestOptions, new_connect_id
 from ._failure import failure_of
 from ._framing import check_event, count_from, data_lines, format_comment, format_event, last_event_id, text_bytes
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["HEADERS", "HEARTBEAT", "EventStream", "format_comment", "format_event", "new_connect_id"]
 
@@ -61,10 +64,11 @@ class EventStream:
     gone, but notice that only when they write. So that it is noticed while nothing is written, pass ``environ``: where the
     server shows the client's socket it is watched, and the worker stopped at once.
 
-    pool, subject, data, timeout, idle_timeout, headers, window, window_bytes, resume: as for ``Pool.stream``.
+    pool, subject, data, and in ``request`` timeout, idle_timeout, headers, window, window_bytes, resume: as for
+        ``Pool.stream``.
     environ: the WSGI environ of the request; the client's socket and its ``Last-Event-ID`` are taken from there.
-    connect_id: the client's id, which is held online until ``close()`` (``Pool.client``); a random one if None. It must be
-        one that others cannot guess, if others may ask for streams.
+    connect_id (in ``request``): the client's id, which is held online until ``close()`` (``Pool.client``); a random one if
+        None. It must be one that others cannot guess, if others may ask for streams.
     last_event_id: overrides what the environ has. The worker gets it as the header ``Last-Event-ID``, and may leave out
         what the browser has already; if it is a number the ids count on from there.
     event: the type of the events for chunks.
@@ -83,18 +87,12 @@ class EventStream:
         data: Data = b"",
         *,
         environ: Optional[Environ] = None,
-        connect_id: Optional[str] = None,
         last_event_id: Optional[str] = None,
         heartbeat: float = HEARTBEAT,
         event: Optional[str] = None,
         retry: Optional[float] = None,
         base64: bool = False,
-        timeout: Optional[float] = None,
-        idle_timeout: Optional[float] = None,
-        headers: Headers = None,
-        window: Optional[int] = None,
-        window_bytes: Optional[int] = None,
-        resume: float = 0.0,
+        **request: Unpack[RequestOptions],
     ) -> None:
         self._heartbeat = check_interval(heartbeat, "heartbeat")
         check_event(event)
@@ -103,22 +101,9 @@ class EventStream:
         last = _last_id(environ) if last_event_id is None else last_event_id
         self._number = self._first = count_from(last)
         format_event("", retry=retry)  # for its checks, before anything happens
-        request_headers = dict(headers or {})
         if last is not None:
-            request_headers[LAST_EVENT_ID] = last
-        self._client = ClientStream(
-            pool,
-            subject,
-            data,
-            environ=environ,
-            connect_id=connect_id,
-            timeout=timeout,
-            idle_timeout=idle_timeout,
-            headers=request_headers,
-            window=window,
-            window_bytes=window_bytes,
-            resume=resume,
-        )
+            request["headers"] = {**(request.get("headers") or {}), LAST_EVENT_ID: last}
+        self._client = ClientStream(pool, subject, data, environ, **request)
         hello = json.dumps({"connect_id": self.connect_id})
         self._lead: Optional[bytes] = format_event(hello, event="connect", retry=retry)
         self._over = False
@@ -136,7 +121,7 @@ class EventStream:
     @property
     def end_reason(self) -> Optional[str]:
         """Why the worker's stream is over, None while it is open; see ``ResponseStream.end_reason``."""
-        return self._client.stream.end_reason
+        return self._client.end_reason
 
     def __iter__(self) -> EventStream:
         return self
