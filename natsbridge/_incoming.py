@@ -81,6 +81,7 @@ class Incoming:
         self._unacked_bytes = 0  # consumed, not acknowledged
         self._control = ""  # the control prefix of the responder, where it numbers its messages
         self._reply = ""  # its newest reply subject: where everything goes that is said to it
+        self._held: Optional[bytes] = None  # from a JetStream stream, unless it turns out to be a plain responder's chunk
         self._relayed = False  # it is in another account, from where no 503 comes
         self._naked = self._naks = 0  # the chunk last asked for again, and how often
         self._resume = resume
@@ -129,12 +130,13 @@ class Incoming:
             count = min(count, max(1, self.max_bytes // PARCELS // mean))
         return Parcel([buffer.popleft() for _ in range(count)])
 
-    def stop(self, reason: str, detail: str = "") -> List[Say]:
+    def stop(self, reason: str) -> List[Say]:
         """Local event, any state but done: the stream ends here, and the responder is told."""
         if self.state == DONE:
             return []
         say = self._cancel(reason if reason in _wire.CANCEL_REASONS else "")
-        self._finish(Ended(reason, detail=detail))
+        captured = "; a JetStream stream captures the subject, and no responder has answered"
+        self._finish(Ended(reason, detail="" if self._held is None else captured))
         return say
 
     def discard(self, reason: str) -> None:
@@ -156,7 +158,7 @@ class Incoming:
         parsed = _wire.parse_sequence(headers) or _wire.parse_reply(reply)
         failure = _wire.parse_failure(headers)
         if parsed is None:
-            event = "unnumbered"
+            event = "unnumbered" if reply or headers or not _wire.is_pub_ack(data) else "pub_ack"
         elif headers and (_wire.STREAM in headers or _wire.LIBRARY_ERROR in headers) and self._may_bind(parsed[0]):
             self._bind(NATIVE, parsed[0], headers, clock)
             self._relayed = _wire.SEQUENCE in headers
@@ -261,16 +263,32 @@ class Incoming:
         return self._gap(seq + 1, repeat=True) if seq > self.received else self._ack(clock)
 
     def _end(self, seq: int, _d: object, _h: object, failure: Optional[Failure], clock: float) -> List[Say]:
-        if seq > self.received and (failure is None or failure.library is None):
+        if seq > self.received and (failure is None or failure.library in _wire.ORDERLY_ENDS):
             return self._gap(seq + 1, repeat=True)  # a responder that gives up by itself sends nothing again
         say = [*self._tell(_wire.encode_ack(seq + 1)), *self._farewell()]
         self._finish(Ended("completed") if failure is None else Ended("error", failure))
         return say
 
-    def _first_plain(
+    def _hold(self, seq: int, data: bytes, _h: object, _f: object, clock: float) -> List[Say]:
+        """Most likely a JetStream stream has captured the request: no responder's chunk. What comes next tells."""
+        if self._held is not None:
+            return self._first_unnumbered(seq, data, None, None, clock)
+        self._held = data
+        return []
+
+    def _first_numbered(
         self, seq: int, data: bytes, headers: Optional[Mapping[str, str]], failure: Optional[Failure], clock: float
     ) -> List[Say]:
         self.state = PLAIN
+        self._drop_held()
+        return self._plain(seq, data, headers, failure, clock)
+
+    def _first_unnumbered(
+        self, seq: int, data: bytes, headers: Optional[Mapping[str, str]], failure: Optional[Failure], clock: float
+    ) -> List[Say]:
+        self.state = PLAIN
+        if self._held is not None:
+            self._plain(0, self._held, None, None, clock)
         return self._plain(seq, data, headers, failure, clock)
 
     def _plain(
@@ -318,6 +336,7 @@ class Incoming:
         self.state = state
         self._control = control
         self._heard = clock
+        self._drop_held()
         params = _wire.parse_params(headers.get(_wire.STREAM, ""))
         if params is not None:  # the responder may have capped what it was granted
             self.window = min(self.window, params.window)
@@ -325,6 +344,10 @@ class Incoming:
             self._resume = min(self._resume, params.resume_ms / 1000)
             # It promises to speak so often; whoever is asked more often than that is silent for good reason.
             self._probe_interval = max(self._probe_interval, (params.probe_ms or _DEFAULT_PROBE_MS) / 1000)
+
+    def _drop_held(self) -> None:
+        self.ignored += self._held is not None
+        self._held = None
 
     def _hear(self, reply: str, clock: float) -> None:
         self._reply = reply or self._reply
@@ -378,16 +401,19 @@ class Incoming:
 
 
 _TABLE: Dict[Tuple[str, str], Callable[..., List[Say]]] = {
-    (WAITING, CHUNK): Incoming._first_plain,
-    (WAITING, END): Incoming._first_plain,
-    (WAITING, "unnumbered"): Incoming._first_plain,
+    (WAITING, CHUNK): Incoming._first_numbered,
+    (WAITING, END): Incoming._first_numbered,
+    (WAITING, "unnumbered"): Incoming._first_unnumbered,
+    (WAITING, "pub_ack"): Incoming._hold,
     (NATIVE, ACCEPTED): Incoming._accepted,
     (NATIVE, CHUNK): Incoming._chunk,
     (NATIVE, BATCH): Incoming._batch,
     (NATIVE, PROBE): Incoming._probe,
     (NATIVE, END): Incoming._end,
     (NATIVE, "unnumbered"): Incoming._unnumbered,
+    (NATIVE, "pub_ack"): Incoming._unnumbered,
     (PLAIN, CHUNK): Incoming._plain,
     (PLAIN, END): Incoming._plain,
     (PLAIN, "unnumbered"): Incoming._plain_unnumbered,
+    (PLAIN, "pub_ack"): Incoming._plain_unnumbered,
 }

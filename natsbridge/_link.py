@@ -179,20 +179,11 @@ class Link:
 
     def _answer_unknown(self, suffix: str, msg: Msg) -> None:
         """The stream has ended here: tell the other end, with a message that is itself never answered."""
-        if msg.headers and _wire.STATUS in msg.headers:
-            return
-        if suffix == "":
-            known = _wire.parse_sequence(msg.headers) or _wire.parse_reply(msg.reply)
-            if msg.reply and known is not None:
-                self.outbox.control(publish_command(msg.reply, _wire.encode_cancel()))
-                return
-        elif _wire.parse_kind(suffix) is not None and _wire.acceptable_reply(msg.reply):
-            control = _wire.parse_control(msg.data)
-            if control is not None and control[0] != _wire.CANCEL:
-                failure = _wire.library_failure("unknown")
-                self.outbox.control(publish_command(msg.reply, headers=_wire.encode_failure(failure)))
-                return
-        self._ignored += 1
+        answer = _wire.answer_unknown(suffix, msg.data, msg.reply, msg.headers)
+        if answer is not None:
+            self.outbox.control(publish_command(msg.reply, answer[0], headers=answer[1]))
+        elif not (msg.headers and _wire.STATUS in msg.headers):
+            self._ignored += 1
 
     async def _tick(self) -> None:
         loop = asyncio.get_event_loop()

@@ -236,7 +236,9 @@ class LoopThread:
         Takes no lock, so finalizers may use it.
         """
         try:
-            if self._loop is not None and self._generation == _fork.generation:
+            if self.is_current():
+                self._loop.call_soon(callback, *args)  # type: ignore[union-attr] # without the write that wakes a loop
+            elif self._loop is not None and self._generation == _fork.generation:
                 self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:  # the loop is closed already
             pass

@@ -12,7 +12,8 @@ from typing import Any, Coroutine, Deque, List, Mapping, NamedTuple, Optional, P
 from ._deadline import Deadline
 from ._loop import LoopThread
 from ._waiter import Condition, Lock, Waiter
-from .errors import ClosedError, RequestTimeoutError
+from .errors import ClosedError, MaxPayloadError, RequestTimeoutError
+from .options import check_command
 
 ALONE = 4  # frames that a stream may write at once while no other one waits: fewer, larger writes
 _BATCH_MESSAGES = 512  # what the outbox may write before the loop gets to read again
@@ -26,6 +27,8 @@ class Guard(Protocol):
 
     @property
     def gone(self) -> bool: ...
+    def refuse(self, error: MaxPayloadError) -> None:
+        """It cannot be sent any more."""
 
 
 class Guarded(NamedTuple):
@@ -67,6 +70,7 @@ class Wire(Protocol):
     """The connection, as far as the writer sees it."""
 
     up: bool
+    max_payload: int
 
     async def write(self, commands: List[bytes]) -> bool: ...
     async def barrier(self, waiter: Waiter[None]) -> None: ...
@@ -84,6 +88,7 @@ class Outbox:
         self._control: Deque[bytes] = deque()
         self._ready: Deque[Source] = deque()
         self._awake = True  # the writer will look at the queues without being told again
+        self._piece: Sequence[Queued] = ()  # what the writer has taken out; on the loop only
         self._blocked = 0
         self._closed = False
         self._wake: asyncio.Event
@@ -135,13 +140,13 @@ class Outbox:
 
     def flush(self, waiter: Waiter[None]) -> None:
         """Settle ``waiter`` once the server has processed everything queued before. Raises ClosedError."""
-        with self._lock:
-            if self._closed:
-                raise ClosedError("the pool is closed: there is nothing to flush")
-        self._enqueue(self._queue, Barrier(waiter))
+        self._enqueue(self._queue, Barrier(waiter), refusal="the pool is closed: there is nothing to flush")
 
-    def _enqueue(self, queue: Deque[Any], item: object) -> None:
+    def _enqueue(self, queue: Deque[Any], item: object, *, refusal: str = "") -> None:
+        """``refusal``: what to raise once the outbox is shut; without one, the writer's last round takes the item along."""
         with self._lock:
+            if self._closed and refusal:
+                raise ClosedError(refusal)
             queue.append(item)
             if self._awake:
                 return
@@ -195,7 +200,7 @@ class Outbox:
 
     async def _write_queue(self, wire: Wire) -> None:
         """Write a bounded piece of the queue; what the connection does not take goes back to its head."""
-        piece = self._take_piece()
+        piece = self._piece = self._take_piece()
         batch: List[bytes] = []
         for done, item in enumerate(piece):
             if isinstance(item, bytes):
@@ -208,12 +213,17 @@ class Outbox:
             if isinstance(item, Barrier):
                 self._start_barrier(wire.barrier(item.waiter))
             elif not item.guard.gone:
-                if not await wire.write([item.command]):
+                error = check_command(item.command, wire.max_payload)
+                if error is not None:
+                    item.guard.refuse(error)
+                elif not await wire.write([item.command]):
                     self._put_back(piece[done:])
                     return
-                item.guard.sent = True
+                else:
+                    item.guard.sent = True
         if batch and not await wire.write(batch):
             self._put_back(batch)
+        self._piece = ()
 
     def _take_piece(self) -> List[Queued]:
         piece: List[Queued] = []
@@ -249,18 +259,18 @@ class Outbox:
             self._ready.append(source)
 
     async def written(self, wire: Wire) -> bool:
-        """Wait until nothing is queued any more; False when the connection went away meanwhile."""
+        """Wait until the writer rests: nothing is queued, or half written; False when the connection went away."""
         while wire.up:
             with self._lock:
-                if not (self._control or self._queue or self._ready):
+                if not self._awake:
                     return True
             await asyncio.sleep(0.002)
         return False
 
     def abandon(self) -> None:
-        """Fail whoever waits for something that will never be written."""
+        """Fail whoever waits for something that will never be written, after ``shut`` and the end of the writer."""
         with self._lock:
-            items = list(self._queue)
+            items = [*self._piece, *self._queue]
             self._queue.clear()
         for item in items:
             if isinstance(item, Barrier):

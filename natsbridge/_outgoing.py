@@ -114,7 +114,8 @@ class Outgoing:
         self._probes = 0  # own probes since anything was heard
         self._suspected: Optional[float] = None  # real time of a 503 that nothing has contradicted since,
         self._suspected_clock = clock  # the same by the owner's clock,
-        self._confirming = False  # and whether the confirming probe has been sent
+        self._confirming = False  # whether the confirming probe has been sent,
+        self._missed = 0  # and the newest message that drew one, by its number
 
     # -- the handler's side -------------------------------------------------------------------------------------------
 
@@ -153,6 +154,8 @@ class Outgoing:
     def has_work(self) -> bool:
         if self.state == DONE or self._down_since is not None:
             return False
+        if self._suspected is not None and self.native:
+            return False  # nobody is there, or the server drops what its client is too slow for: either way, wait
         return bool(self._unsent) or (self.state == ENDING and not self._end_written)
 
     def take(self, limit: int, clock: float, count: int = 1) -> List[Emit]:
@@ -196,6 +199,28 @@ class Outgoing:
         if len(frame.chunks) == 1:
             return Emit(CHUNK, frame.first, frame.chunks[0])
         return Emit(BATCH, frame.first, _wire.encode_batch(frame.chunks))
+
+    def cut_short(self, seq: int, failure: Failure) -> List[Emit]:
+        """Chunk ``seq``, which was taken just now, cannot be sent: end behind the one before it."""
+        self._take_back(seq)
+        self._bytes -= sum(len(chunk) for frame in self._unsent for chunk in frame.chunks)
+        self._unsent.clear()
+        self.pushed = self.sent = self._highest = seq - 1
+        self.acked = min(self.acked, self.sent)
+        self.state = ENDING
+        self.failure = failure
+        self._end_written = True
+        if not self.native:
+            self._finish("ended")
+        return [self._end()]
+
+    def _take_back(self, seq: int) -> None:
+        while self._unacked and self.sent >= seq:
+            frame = self._unacked.pop()
+            if frame.first < seq:
+                self._unacked.append(frame.cut(seq - frame.first))
+            self._unsent.appendleft(frame)
+            self.sent = frame.first - 1
 
     def accept(self) -> Emit:
         return Emit(ACCEPTED, 0)
@@ -267,11 +292,12 @@ class Outgoing:
         """An ``ack``, ``nak`` or ``cancel`` arrived."""
         return _TABLE[self.state, verb](self, seq, why, clock)
 
-    def on_no_responders(self, clock: float, now: float) -> bool:
-        """A 503 for something sent; True when a confirming probe is due after CONFIRM_AFTER seconds."""
+    def on_no_responders(self, seq: int, clock: float, now: float) -> bool:
+        """A 503 for message ``seq``; True when a confirming probe is due after CONFIRM_AFTER seconds."""
         if self.state == DONE:
             return False
-        if self._suspected is None:
+        missed, self._missed = self._missed, seq
+        if self._suspected is None or (not self.native and seq > missed + 1):  # what was in between has arrived
             self._suspected, self._suspected_clock = now, clock
             self._confirming = not self.native
             return self.native
@@ -336,12 +362,7 @@ class Outgoing:
             return []
         self._rewound = (seq, clock)
         self._full_since = None if self._full_since is None else clock  # it could not read what it did not get
-        while self.sent >= seq:
-            frame = self._unacked.pop()
-            if frame.first < seq:
-                self._unacked.append(frame.cut(seq - frame.first))
-            self._unsent.appendleft(frame)
-            self.sent = frame.first - 1
+        self._take_back(seq)
         self._end_written = False
         return []
 

@@ -195,14 +195,11 @@ def _supervise() -> int:
     first_parent = os.getppid()
     if sys.platform != "win32":
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an inherited SIG_IGN would hide the exit code
-    try:
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_me())
-    except OSError as exc:
-        print(f"cannot run {command[0]}: {exc}", file=sys.stderr, flush=True)
-        return 127
     orders: list[bytes] = []
+    started = threading.Event()
 
     def end(order: bytes) -> None:
+        started.wait()
         orders.append(order)
         with suppress(OSError):  # the server may end at any moment
             if order != b"k":
@@ -223,11 +220,19 @@ def _supervise() -> int:
     def on_signal(_signum: int, _frame: object) -> None:
         threading.Thread(target=end, args=(b"t",), daemon=True).start()
 
+    # Before the server starts: it may be ready, and known to be, sooner than this process goes on.
+    if sys.platform != "win32":
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, on_signal)
+    try:
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_me())
+    except OSError as exc:
+        print(f"cannot run {command[0]}: {exc}", file=sys.stderr, flush=True)
+        return 127
+    started.set()
     threading.Thread(target=watch_pipe, daemon=True).start()
     if sys.platform != "win32":
         threading.Thread(target=watch_parent, daemon=True).start()
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, on_signal)
 
     code = server.wait()
     if b"" in orders:

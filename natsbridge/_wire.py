@@ -46,6 +46,9 @@ LIBRARY_ENDS = {
     "version": (505, f"the responder speaks version {VERSION} of the stream protocol, and cannot read this request"),
 }
 
+# These come behind all chunks, and those that are missing are sent again; the other words come instead of chunks.
+ORDERLY_ENDS = (None, "abandoned")
+
 _FORBIDDEN = ("$", "natsbridge.")  # nobody may have us publish there, with our rights
 _MAX_NUMBER = 2**53  # numbers stay exact in every language's floats
 _KIND = re.compile(r"([abdpe])(0|[1-9][0-9]{0,15})\Z")
@@ -201,6 +204,39 @@ def parse_control(data: bytes) -> Optional[Tuple[str, int, str]]:
         seq = _number(rest)
         return None if seq is None else (verb, seq, "")
     return None
+
+
+def answer_unknown(
+    suffix: str, data: bytes, reply: str, headers: Optional[Mapping[str, str]]
+) -> Optional[Tuple[bytes, Optional[Dict[str, str]]]]:
+    """What a message for a stream that is not known (any more) is answered with: payload and headers, or None.
+
+    ``suffix``: what follows the stream's token in the message's subject. The answer goes to ``reply`` and has no reply
+    subject itself. What is an answer here is not answered, or two ends that have forgotten a stream would go on for ever.
+    """
+    if (headers and STATUS in headers) or not acceptable_reply(reply):
+        return None
+    if not suffix:
+        known = parse_sequence(headers) or parse_reply(reply)
+        return None if known is None else (encode_cancel(), None)
+    control = parse_control(data)
+    if parse_kind(suffix) is None or control is None or control[0] == CANCEL:
+        return None
+    return b"", encode_failure(library_failure("unknown"))
+
+
+_PUB_ACKS = (b'{"stream":', b'{"error":')  # as the server writes them
+
+
+def is_pub_ack(data: bytes) -> bool:
+    """Whether this is what a JetStream stream answers that has captured a request's subject (ADR-22)."""
+    if not data.startswith(_PUB_ACKS) or len(data) > 1024:
+        return False
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value.get("stream"), str) and type(value.get("seq")) is int
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ failure, the class here derives from both, so existing ``except`` clauses go on 
 
 from __future__ import annotations
 
-from typing import Any, Tuple
+from typing import Any, Optional, Tuple
 
 import nats.errors
 from nats.errors import Error
@@ -168,19 +168,23 @@ class BadHeaderError(NatsBridgeError, nats.errors.BadHeaderError, ValueError):
 class MaxPayloadError(NatsBridgeError, nats.errors.MaxPayloadError, ValueError):
     """Payload and headers together exceed the server's ``max_payload``; nothing was sent, the connection stays usable.
 
-    ``size``: bytes that would have been sent. ``limit``: the server's limit in bytes.
+    ``size``: bytes that would have been sent. ``limit``: the server's limit in bytes. ``subject``: of a message that had
+    been accepted for publishing, before the connection was lost and a server with a lower limit took its place; else None.
     """
 
-    def __init__(self, size: int, limit: int) -> None:
+    def __init__(self, size: int, limit: int, subject: Optional[str] = None) -> None:
+        what = "" if subject is None else f"a message to {subject!r} was dropped after a reconnect: its "
         NatsBridgeError.__init__(
             self,
-            f"payload and headers are {size} bytes, the server accepts at most {limit} (max_payload): send less at a time",
+            f"{what}payload and headers are {size} bytes, the server accepts at most {limit} (max_payload): send less at "
+            "a time",
         )
         self.size = size
         self.limit = limit
+        self.subject = subject
 
     def _facts(self) -> Tuple[Any, ...]:
-        return (self.size, self.limit)
+        return (self.size, self.limit, self.subject)
 
 
 class SlowConsumerError(NatsBridgeError):

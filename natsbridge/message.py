@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Mapping, Optional
+from typing import Callable, Dict, Optional
 
+from ._types import Data, Headers
 from .errors import NatsBridgeError
 
-Respond = Callable[[str, bytes, Optional[Mapping[str, str]]], None]
+Respond = Callable[[str, Data, Headers], None]
 
 
 class Message:
@@ -33,7 +34,7 @@ class Message:
         self.headers: Dict[str, str] = headers if headers is not None else {}
         self._respond = respond
 
-    def respond(self, data: bytes, headers: Optional[Mapping[str, str]] = None) -> None:
+    def respond(self, data: Data, headers: Headers = None) -> None:
         """Publish ``data`` to this message's reply subject; returns once it is queued (see ``Pool.publish``).
 
         Raises NatsBridgeError when the sender expects no answer, and whatever ``Pool.publish`` raises.

@@ -13,10 +13,9 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
 from ._deadline import check_interval, check_timeout
-from .errors import BadHeaderError, BadSubjectError
+from ._types import Headers
+from .errors import BadHeaderError, BadSubjectError, MaxPayloadError
 
-Data = Union[bytes, bytearray, memoryview]
-Headers = Optional[Mapping[str, str]]
 Servers = Union[str, Sequence[str]]
 ErrorCallback = Callable[[Exception], object]
 
@@ -151,7 +150,16 @@ def check_headers(headers: object, *, owned: bool = False) -> Optional[Dict[str,
     return checked or None
 
 
-def headers_size(headers: Optional[Mapping[str, str]]) -> int:
+def check_command(command: bytes, limit: int) -> Optional[MaxPayloadError]:
+    """Whether a command has become too large since it was built, by the ``max_payload`` of another server."""
+    if len(command) <= limit:
+        return None
+    words = command[: command.index(b"\r\n")].split(b" ")
+    size = int(words[-1])
+    return MaxPayloadError(size, limit, words[1].decode()) if size > limit else None
+
+
+def headers_size(headers: Headers) -> int:
     """Bytes that headers add to a message; the server counts them into max_payload."""
     if not headers:
         return 0

@@ -14,14 +14,13 @@ from ._link import Link, LinkStats
 from ._loop import LoopThread
 from ._outbox import publish_command
 from ._runtime import Runtime
+from ._types import Data, Headers
 from ._waiter import Abandoned, Lock, LongLock, Waiter
 from .errors import ClosedError, MaxPayloadError, RequestTimeoutError
 from .message import Message
 from .options import (
     ConnectOptions,
-    Data,
     ErrorCallback,
-    Headers,
     Servers,
     check_callable,
     check_connect_id,

@@ -90,10 +90,13 @@ class ReplyInbox:
 
     def on_reconnect(self) -> None: ...
 
+    def refuse(self, error: Error) -> None:
+        self.finish("denied", error)
+
     def on_denied(self, subject: str, error: PermissionDeniedError) -> bool:
         if subject != self.subject.lower():
             return False
-        self.finish("denied", error)
+        self.refuse(error)
         return True
 
     def on_closed(self) -> None:

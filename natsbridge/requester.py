@@ -22,6 +22,7 @@ from .errors import (
     ClosedError,
     Error,
     ForkedError,
+    MaxPayloadError,
     NoRespondersError,
     PermissionDeniedError,
     RequestTimeoutError,
@@ -31,6 +32,7 @@ from .errors import (
     StreamGapError,
 )
 from .message import Message
+from .options import check_command
 from .registry import OnlineRegistry
 
 T = TypeVar("T")
@@ -56,6 +58,9 @@ class PendingRequest:
     def wait(self, deadline: Deadline) -> Msg:
         """Raises NoRespondersError, PermissionDeniedError, ClosedError, or ``Abandoned`` at the deadline."""
         return self._waiter.wait(deadline)
+
+    def refuse(self, error: MaxPayloadError) -> None:
+        self._waiter.fail(error)
 
     def on_message(self, suffix: str, msg: Msg) -> None:
         if suffix:
@@ -121,7 +126,7 @@ class StreamSource:
         self._retries = list(_BUSY_RETRIES)
         self._between_tries = False
         self._retired = False
-        self._denied: Optional[PermissionDeniedError] = None
+        self._denied: Optional[Error] = None
         self._token = ""
         self._incoming = self._fresh_end()
 
@@ -177,7 +182,15 @@ class StreamSource:
                 return
             command = self._request()
             self.sent = True
-        self._link.outbox.control(command)
+        error = check_command(command, self._link.connection.max_payload)
+        if error is None:
+            self._link.outbox.control(command)
+        else:
+            self.refuse(error)
+
+    def refuse(self, error: Error) -> None:
+        self._denied = error
+        self.stop("denied")
 
     # -- events, on the loop ------------------------------------------------------------------------------------------
 
@@ -240,8 +253,7 @@ class StreamSource:
     def on_denied(self, subject: str, error: PermissionDeniedError) -> bool:
         if subject != self.subject.lower():
             return False
-        self._denied = error
-        self.stop("denied")
+        self.refuse(error)
         return True
 
     def on_closed(self) -> None:
@@ -364,10 +376,11 @@ class StreamSource:
         if reason == "offline":
             return ClientOfflineError(self.connect_id, "offline")
         if reason == "deadline":
-            return RequestTimeoutError(f"the stream from {self.subject!r} did not end within {self._deadline.timeout} s")
+            limit = self._deadline.timeout
+            return RequestTimeoutError(f"the stream from {self.subject!r} did not end within {limit} s{ended.detail}")
         if reason == "idle":
             limit = self._plain_idle_timeout if self._idle_timeout is None else self._idle_timeout
-            return RequestTimeoutError(f"nothing came from {self.subject!r} for {limit} s")
+            return RequestTimeoutError(f"nothing came from {self.subject!r} for {limit} s{ended.detail}")
         if reason == "no_responders":
             return NoRespondersError(self.subject)
         if reason == "gap":

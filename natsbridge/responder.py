@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from itertools import takewhile
 from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from nats.aio.msg import Msg
@@ -14,6 +15,7 @@ from ._deadline import Deadline, check_timeout
 from ._link import Link
 from ._outbox import publish_command
 from ._outgoing import RUNNING, Emit, Outgoing
+from ._types import Data
 from ._waiter import Condition, Lock
 from ._workers import Workers
 from .errors import (
@@ -119,7 +121,7 @@ class StreamSink:
         )
         self._scheduled = False  # the writer has this stream in its queue
         self._retired = False
-        self._denied: Optional[PermissionDeniedError] = None
+        self._denied: Optional[Error] = None
         self._offline_callbacks: List[Callable[[], object]] = []
 
     def open(self) -> None:
@@ -228,7 +230,10 @@ class StreamSink:
 
     def take_frames(self, count: int) -> Tuple[List[bytes], bool]:
         with self._lock:
-            emits = self._outgoing.take(self._link.connection.max_payload, self._link.clock, count)
+            limit = self._link.connection.max_payload - self._chunk_overhead
+            emits = self._outgoing.take(limit, self._link.clock, count)
+            if any(len(emit.payload) > limit for emit in emits):
+                emits = self._cut_short(emits, limit)
             more = self._outgoing.has_work
             self._scheduled = more
             if not self._outgoing.native:
@@ -236,6 +241,15 @@ class StreamSink:
         commands = [self._command(emit) for emit in emits]
         self._retire_if_done()
         return commands, more
+
+    def _cut_short(self, emits: List[Emit], limit: int) -> List[Emit]:
+        """Inside the lock: a chunk was small enough when it was sent, but the server is another one now."""
+        good = list(takewhile(lambda emit: len(emit.payload) <= limit, emits))
+        bad = emits[len(good)]
+        self._denied = MaxPayloadError(len(bad.payload), limit)
+        what = f"a chunk of {len(bad.payload)} bytes exceeds the {limit} that the server accepts now"
+        self._cond.notify_all()
+        return [*good, *self._outgoing.cut_short(bad.seq, _wire.Failure(500, what))]
 
     def _command(self, emit: Emit) -> bytes:
         headers: Optional[Dict[str, str]] = None
@@ -280,8 +294,9 @@ class StreamSink:
         if not suffix:
             return
         if not msg.data and msg.headers and msg.headers.get(_wire.STATUS) == _wire.NO_RESPONDERS:
+            _, seq = _wire.parse_kind(suffix) or ("", 0)
             with self._lock:
-                confirm = self._outgoing.on_no_responders(self._link.clock, loop.time())
+                confirm = self._outgoing.on_no_responders(seq, self._link.clock, loop.time())
             if confirm:
                 loop.call_later(_outgoing.CONFIRM_AFTER, self._confirm)
             self._emit([])
@@ -363,8 +378,8 @@ class ResponseSender:
         """The ``reason`` that ``ClientOfflineError`` carries; None while the client is there, or if it got its end."""
         return self._sink.reason if self._sink.is_offline else None
 
-    def send(self, data: bytes) -> None:
-        """Queue one chunk: bytes, not empty, at most the server's ``max_payload``.
+    def send(self, data: Data) -> None:
+        """Queue one chunk: bytes or another buffer, not empty, at most the server's ``max_payload``.
 
         Returns at once while the requester keeps up; blocks while its window is full (back-pressure), until it reads on or
         is gone. Raises ClientOfflineError when the client is gone, ClosedError after ``end``/``fail`` or when the
@@ -414,7 +429,8 @@ class ResponseSender:
     def detach(self) -> ResponseSender:
         """Let the stream go on after the handler has returned; whoever holds the sender must ``end`` it.
 
-        Returns the sender. A detached sender that is garbage-collected un-ended ends its stream with an error. Raises
+        Returns the sender. A detached sender that is garbage-collected un-ended ends its stream with an error, behind the
+        chunks sent. Raises
         BusyError when the subscriber's ``max_detached`` are open already.
         """
         sink = self._own()
@@ -438,7 +454,7 @@ class ResponseSender:
         # May run inside any lock, in any thread, even the loop's: only leave a note for the loop.
         sink = getattr(self, "_sink", None)
         if sink is not None and sink.detached and sink.running and sink.generation == _fork.generation:
-            sink._link.loop.post_quietly(sink.give_up, "abandoned")
+            sink._link.loop.post_quietly(sink.end, _wire.library_failure("abandoned"))
 
     def __repr__(self) -> str:
         state = self._sink.reason or ("open" if self._sink.running else "ending")

@@ -372,7 +372,7 @@ def test_the_protocols_tables_have_every_state_and_message() -> None:
     verbs = {_wire.ACK, _wire.NAK, _wire.CANCEL}
     assert told("_incoming._TABLE") == (
         {_incoming.WAITING, _incoming.NATIVE, _incoming.PLAIN, _incoming.DONE},
-        {*kinds, "unnumbered"},
+        {*kinds, "unnumbered", "pub_ack"},
     )
     assert told("_outgoing._TABLE") == ({_outgoing.RUNNING, _outgoing.ENDING, _outgoing.DONE}, verbs)
     # Each action is explained below its table.
@@ -412,8 +412,8 @@ OUTGOING_EVENTS: Dict[str, Steps] = {
     "end": (lambda end: end.end(),),
     "take": (lambda end: end.take(1000, 1.0),),
     "give_up": (lambda end: end.give_up("offline"),),
-    "on_no_responders": (lambda end: end.on_no_responders(1.0, 1.0),),
-    "on_confirm": (lambda end: end.on_no_responders(1.0, 1.0), lambda end: end.on_confirm(1.0)),
+    "on_no_responders": (lambda end: end.on_no_responders(0, 1.0, 1.0),),
+    "on_confirm": (lambda end: end.on_no_responders(0, 1.0, 1.0), lambda end: end.on_confirm(1.0)),
     "on_tick": (lambda end: end.on_tick(100.0),),
     "on_disconnect": (lambda end: end.on_disconnect(1.0),),
     "on_reconnect": (lambda end: end.on_disconnect(1.0), lambda end: end.on_reconnect(2.0)),

@@ -33,7 +33,8 @@ SAMPLES: List[Tuple[NatsBridgeError, Dict[str, Any]]] = [
     (errors.PermissionDeniedError("not allowed"), {"message": "not allowed"}),
     (errors.BadSubjectError("bad subject"), {"message": "bad subject"}),
     (errors.BadHeaderError("bad header", "X"), {"message": "bad header", "key": "X"}),
-    (errors.MaxPayloadError(2000, 1000), {"size": 2000, "limit": 1000}),
+    (errors.MaxPayloadError(2000, 1000), {"size": 2000, "limit": 1000, "subject": None}),
+    (errors.MaxPayloadError(2000, 1000, "a.b"), {"size": 2000, "limit": 1000, "subject": "a.b"}),
     (errors.SlowConsumerError("a.b", "3 so far"), {"subject": "a.b", "detail": "3 so far"}),
     (errors.ServerError("no nats-server"), {"message": "no nats-server"}),
 ]

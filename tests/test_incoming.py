@@ -19,6 +19,8 @@ CONTROL = "_INBOX.link.0123456789abcdef01234567"
 OTHER = "_INBOX.else.76543210fedcba9876543210"
 FAILURE = Failure(418, "teapot")
 STATUS_503 = {"Status": "503"}
+ABANDONED = _wire.encode_failure(_wire.library_failure("abandoned"))
+PUB_ACK = b'{"stream":"REQUESTS","seq":7}'
 
 
 class Arrival(NamedTuple):
@@ -118,8 +120,10 @@ EVENTS: Dict[str, Callable[[Incoming], object]] = {
     "e after a gap": lambda i: give(i, message("e", 5)),
     "e failed": lambda i: give(i, failed(2)),
     "e failed after a gap": lambda i: give(i, failed(5)),
+    "e abandoned after a gap": lambda i: give(i, message("e", 5, headers=ABANDONED)),
     "e of the library": lambda i: give(i, refused("shutdown")),
     "unnumbered data": lambda i: give(i, Arrival(b"x", "")),
+    "PubAck": lambda i: give(i, Arrival(PUB_ACK, "")),
     "unnumbered empty": lambda i: give(i, Arrival(b"", "some.reply")),
     "unnumbered failure": lambda i: give(i, Arrival(b"", "", _wire.encode_failure(FAILURE))),
     "unnumbered unknown": lambda i: give(i, Arrival(b"", "", _wire.encode_failure(_wire.library_failure("unknown")))),
@@ -169,8 +173,10 @@ CELLS: Dict[Tuple[str, str], Cell] = {
     ("waiting", "e after a gap"): (DONE, Ended("gap", None, 1, 6), [], 0, 0),
     ("waiting", "e failed"): (DONE, Ended("error", FAILURE), [], 0, 0),
     ("waiting", "e failed after a gap"): (DONE, Ended("error", FAILURE), [], 0, 0),
+    ("waiting", "e abandoned after a gap"): (NATIVE, None, [nak(1, "e5")], 0, 0),
     ("waiting", "e of the library"): (DONE, Ended("error", REFUSED), [ack(1, "e0", probe=False)], 0, 0),
     ("waiting", "unnumbered data"): (PLAIN, None, [], 1, 0),
+    ("waiting", "PubAck"): (WAITING, None, [], 0, 0),  # what comes next tells what it was
     ("waiting", "unnumbered empty"): (DONE, Ended("completed"), [], 0, 0),
     ("waiting", "unnumbered failure"): (DONE, Ended("error", FAILURE), [], 0, 0),
     ("waiting", "unnumbered unknown"): (DONE, Ended("error", UNKNOWN), [], 0, 0),
@@ -202,8 +208,10 @@ CELLS: Dict[Tuple[str, str], Cell] = {
     ("native", "e after a gap"): (NATIVE, None, [nak(3, "e5")], 2, 0),
     ("native", "e failed"): (DONE, Ended("error", FAILURE), [ack(3, "e2", probe=False)], 2, 0),
     ("native", "e failed after a gap"): (NATIVE, None, [nak(3, "e5")], 2, 0),
+    ("native", "e abandoned after a gap"): (NATIVE, None, [nak(3, "e5")], 2, 0),
     ("native", "e of the library"): (DONE, Ended("error", REFUSED), [ack(1, "e0", probe=False)], 2, 0),
     ("native", "unnumbered data"): (NATIVE, None, [], 2, 1),
+    ("native", "PubAck"): (NATIVE, None, [], 2, 1),
     ("native", "unnumbered empty"): (NATIVE, None, [], 2, 1),
     ("native", "unnumbered failure"): (NATIVE, None, [], 2, 1),
     ("native", "unnumbered unknown"): (DONE, Ended("error", UNKNOWN), [], 2, 0),
@@ -235,8 +243,10 @@ CELLS: Dict[Tuple[str, str], Cell] = {
     ("plain", "e after a gap"): (DONE, Ended("gap", None, 3, 6), [], 2, 0),  # a truncated stream must not look complete
     ("plain", "e failed"): (DONE, Ended("error", FAILURE), [], 2, 0),
     ("plain", "e failed after a gap"): (DONE, Ended("error", FAILURE), [], 2, 0),
+    ("plain", "e abandoned after a gap"): (DONE, Ended("error", _wire.library_failure("abandoned")), [], 2, 0),
     ("plain", "e of the library"): (DONE, Ended("error", REFUSED), [], 2, 0),
     ("plain", "unnumbered data"): (PLAIN, None, [], 3, 0),
+    ("plain", "PubAck"): (PLAIN, None, [], 3, 0),
     ("plain", "unnumbered empty"): (DONE, Ended("completed"), [], 2, 0),
     ("plain", "unnumbered failure"): (DONE, Ended("error", FAILURE), [], 2, 0),
     ("plain", "unnumbered unknown"): (DONE, Ended("error", UNKNOWN), [], 2, 0),
@@ -288,7 +298,7 @@ def test_every_cell(state: str, event: str) -> None:
 
 
 def test_the_walk_above_reaches_every_cell_of_the_table() -> None:
-    kinds = {"a", "b", "d", "p", "e", "unnumbered"}
+    kinds = {"a", "b", "d", "p", "e", "unnumbered", "pub_ack"}
     assert {event for _, event in _incoming._TABLE} <= kinds
     assert {state for state, _ in _incoming._TABLE} == {WAITING, NATIVE, PLAIN}
     assert {event for state, event in _incoming._TABLE if state == NATIVE} == kinds
@@ -442,7 +452,7 @@ def test_a_refusal_ends_a_stream_that_had_not_begun(word: str) -> None:
     assert incoming.ended == Ended("error", _wire.library_failure(word))
 
 
-@pytest.mark.parametrize("word", sorted(_wire.LIBRARY_ENDS))
+@pytest.mark.parametrize("word", sorted({*_wire.LIBRARY_ENDS} - {*_wire.ORDERLY_ENDS}))
 def test_a_responder_that_gives_up_need_not_have_sent_what_it_counted(word: str) -> None:
     incoming = native(2)
     give(incoming, message("e", 7, headers=_wire.encode_failure(_wire.library_failure(word))))
@@ -919,6 +929,55 @@ def test_the_sequence_header_is_not_handed_out() -> None:
     incoming = relayed_stream()
     give(incoming, relayed("d", 1, b"x"))
     assert list(incoming.buffer) == [b"x"]
+
+
+# -- a JetStream stream that has captured the request -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunks", [0, 2])
+def test_a_pub_ack_before_the_acceptance_is_no_chunk(chunks: int) -> None:
+    incoming = fresh()
+    give(incoming, Arrival(PUB_ACK, ""))
+    give(incoming, accepted())
+    for n in range(1, chunks + 1):
+        give(incoming, message("d", n, b"%d" % n))
+    give(incoming, message("e", chunks))
+    assert incoming.ended == Ended("completed")
+    assert list(incoming.buffer) == [b"1", b"2"][:chunks]
+    assert incoming.ignored == 1
+
+
+def test_a_pub_ack_is_no_chunk_where_the_acceptance_was_lost() -> None:
+    incoming = fresh()
+    give(incoming, Arrival(PUB_ACK, ""))
+    give(incoming, message("d", 1, b"one"))
+    assert list(incoming.buffer) == [b"one"]
+    assert (incoming.state, incoming.ignored) == (PLAIN, 1)
+
+
+@pytest.mark.parametrize("then", [b"two", b"", PUB_ACK])
+def test_what_looks_like_a_pub_ack_is_a_plain_responders_chunk_if_more_of_that_kind_comes(then: bytes) -> None:
+    incoming = fresh()
+    give(incoming, Arrival(PUB_ACK, ""))
+    assert not incoming.buffer
+    give(incoming, Arrival(then, ""))
+    assert list(incoming.buffer) == [PUB_ACK, *([then] if then else [])]
+    assert incoming.ended == (None if then else Ended("completed"))
+
+
+@pytest.mark.parametrize("reply", ["some.reply", ""])
+def test_with_a_reply_or_headers_it_is_a_chunk(reply: str) -> None:
+    incoming = fresh()
+    give(incoming, Arrival(PUB_ACK, reply, None if reply else {"Name": "value"}))
+    assert list(incoming.buffer) == [PUB_ACK]
+
+
+def test_who_only_hears_a_pub_ack_learns_of_it() -> None:
+    incoming = fresh()
+    give(incoming, Arrival(PUB_ACK, ""))
+    incoming.stop("idle")
+    assert incoming.ended is not None
+    assert "JetStream" in incoming.ended.detail
 
 
 def test_a_second_responder_in_another_account_is_ignored_where_it_cannot_be_told() -> None:

@@ -14,7 +14,7 @@ PACKAGE = Path(natsbridge.__file__).parent
 
 # The core, from the bottom: a module imports from layers below its own only.
 LAYERS: List[Set[str]] = [
-    {"_deadline", "_fork", "_threads", "_wire", "errors"},
+    {"_deadline", "_fork", "_threads", "_types", "_wire", "errors"},
     {"_outgoing", "_waiter", "message", "options"},
     {"_incoming", "_loop", "_mailbox", "_workers", "registry"},
     {"_connection", "_outbox"},

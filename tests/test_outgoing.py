@@ -101,7 +101,7 @@ EVENTS: Dict[str, Event] = {
     "cancel": lambda o: cancel(o),
     "cancel deadline": lambda o: cancel(o, "deadline"),
     "cancel with a word of the future": lambda o: cancel(o, "whim"),
-    "503": lambda o: o.on_no_responders(1.0, 1.0),
+    "503": lambda o: o.on_no_responders(0, 1.0, 1.0),
     "confirm without suspicion": lambda o: o.on_confirm(1.0),
     "tick": lambda o: o.on_tick(1.0),
     "disconnect": lambda o: o.on_disconnect(1.0),
@@ -209,7 +209,7 @@ def test_every_cell(state: str, event: str) -> None:
     outgoing = STATES[state]()
     result = EVENTS[event](outgoing)
     assert (outgoing.state, outgoing.reason, result, outgoing.acked, outgoing.ignored) == expected_cell(state, event)
-    unwritten_end = outgoing.state == ENDING and state != "ending" and event != "take"
+    unwritten_end = outgoing.state == ENDING and state != "ending" and event not in ("take", "503")
     again = event == "nak of some" and outgoing.state != DONE
     assert outgoing.has_work is (unwritten_end or again)
 
@@ -536,67 +536,115 @@ def test_a_plain_requester_can_cancel() -> None:
     assert outgoing.reason == "cancelled"
 
 
+# -- a server that accepts less than the one before ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "plain"])
+@pytest.mark.parametrize("through", [True, False], ids=["ending", "running"])
+def test_a_chunk_that_has_become_too_large_ends_the_stream_behind_the_one_before(native: bool, through: bool) -> None:
+    outgoing = Outgoing(native=native, batches=False, window=8, max_bytes=1000, probe_interval=INTERVAL)
+    for n in range(1, 5):
+        outgoing.push(b"%d" % n, 0.0)
+    if through:
+        outgoing.end()
+    outgoing.take(3, 0.0)
+    assert outgoing.cut_short(2, FAILURE) == [Emit("e", 1, failure=FAILURE)]
+    assert (outgoing.state, outgoing.pushed, outgoing.sent) == (ENDING if native else DONE, 1, 1)
+    assert not outgoing.has_work
+    if native:
+        ack(outgoing, 1)
+        assert outgoing.acked == 1
+        ack(outgoing, 2)
+        assert outgoing.reason == "ended"
+
+
 # -- 503 --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_first_503_is_a_suspicion_that_asks_for_a_probe() -> None:
     outgoing = sent()
-    assert outgoing.on_no_responders(0.0, 100.0) is True
+    assert outgoing.on_no_responders(0, 0.0, 100.0) is True
     assert outgoing.state == RUNNING
     assert outgoing.on_confirm(0.01) == [Emit("p", 3)]
 
 
 def test_a_second_503_confirms_it() -> None:
     outgoing = sent()
-    outgoing.on_no_responders(0.0, 100.0)
+    outgoing.on_no_responders(0, 0.0, 100.0)
     outgoing.on_confirm(0.0)
-    assert outgoing.on_no_responders(0.0, 100.0 + CONFIRM_AFTER) is False
+    assert outgoing.on_no_responders(0, 0.0, 100.0 + CONFIRM_AFTER) is False
     assert (outgoing.state, outgoing.reason) == (DONE, "no_interest")
 
 
 def test_only_a_503_that_comes_after_the_confirming_probe_confirms() -> None:
     """A process that was suspended finds those for all that it had sent; whoever they were about may be back."""
     outgoing = sent()
-    outgoing.on_no_responders(0.0, 100.0)
+    outgoing.on_no_responders(0, 0.0, 100.0)
     for late in (0.02, 1.0, 60.0):
-        outgoing.on_no_responders(0.0, 100.0 + late)
+        outgoing.on_no_responders(0, 0.0, 100.0 + late)
         assert outgoing.state == RUNNING
     assert outgoing.on_confirm(0.1) == [Emit("p", 3)]
-    outgoing.on_no_responders(0.1, 160.1)
+    outgoing.on_no_responders(0, 0.1, 160.1)
     assert outgoing.reason == "no_interest"
 
 
 def test_a_second_503_of_the_same_burst_confirms_nothing_and_asks_for_no_second_probe() -> None:
     outgoing = sent()
-    assert outgoing.on_no_responders(0.0, 100.0) is True
+    assert outgoing.on_no_responders(0, 0.0, 100.0) is True
     for late in (0.0, 0.001, 0.005, 0.0085):
-        assert outgoing.on_no_responders(0.0, 100.0 + late) is False
+        assert outgoing.on_no_responders(0, 0.0, 100.0 + late) is False
         assert outgoing.state == RUNNING
 
 
 def test_whatever_is_heard_clears_the_suspicion() -> None:
     outgoing = sent()
-    outgoing.on_no_responders(0.0, 100.0)
+    outgoing.on_no_responders(0, 0.0, 100.0)
     ack(outgoing, 1)
     assert outgoing.on_confirm(0.01) == []  # nothing left to confirm
-    assert outgoing.on_no_responders(0.0, 200.0) is True  # a suspicion of its own
+    assert outgoing.on_no_responders(0, 0.0, 200.0) is True  # a suspicion of its own
     assert outgoing.state == RUNNING
 
 
 def test_a_503_for_the_end_is_confirmed_with_the_end() -> None:
     outgoing = ending()
-    assert outgoing.on_no_responders(0.0, 100.0) is True
+    assert outgoing.on_no_responders(0, 0.0, 100.0) is True
     assert outgoing.on_confirm(0.01) == [END]
-    outgoing.on_no_responders(0.0, 100.02)
+    outgoing.on_no_responders(0, 0.0, 100.02)
     assert outgoing.reason == "no_interest"
+
+
+def test_nothing_is_sent_to_a_suspect_but_probes() -> None:
+    """Nobody may be there; or the server drops messages for a client that is too slow for them."""
+    outgoing = sent()
+    outgoing.push(b"more", 0.0)
+    assert outgoing.has_work
+    outgoing.on_no_responders(3, 0.0, 100.0)
+    assert not outgoing.has_work
+    assert outgoing.take(10_000, 0.0) == []
+    assert outgoing.on_confirm(0.01) == [Emit("p", 3)]
+    ack(outgoing, 0)
+    assert outgoing.take(10_000, 0.02) == [Emit("d", 4, b"more")]
 
 
 def test_a_plain_requester_is_gone_with_the_second_503_and_gets_no_probe() -> None:
     outgoing = sent(3, native=False)
-    assert outgoing.on_no_responders(0.0, 100.0) is False
-    assert outgoing.on_no_responders(0.0, 100.005) is False
+    assert outgoing.on_no_responders(1, 0.0, 100.0) is False
+    assert outgoing.on_no_responders(2, 0.0, 100.005) is False
     assert outgoing.state == RUNNING
-    outgoing.on_no_responders(0.0, 100.011)
+    outgoing.on_no_responders(3, 0.0, 100.011)
+    assert outgoing.reason == "no_interest"
+
+
+def test_a_plain_requester_is_there_if_something_in_between_drew_no_503() -> None:
+    """A server says for each message that is not delivered that it was not, and in their order."""
+    outgoing = sent(9, native=False)
+    for seq, now in ((1, 100.0), (3, 100.5), (5, 107.0), (6, 107.005), (8, 107.011)):
+        assert outgoing.on_no_responders(seq, 0.0, now) is False
+        assert outgoing.state == RUNNING
+    assert outgoing.has_work is False  # it is sent to as before
+    outgoing.push(b"more", 0.0)
+    assert outgoing.has_work is True
+    outgoing.on_no_responders(9, 0.0, 107.03)
     assert outgoing.reason == "no_interest"
 
 
@@ -956,19 +1004,19 @@ def test_a_plain_requester_cannot_resume() -> None:
 
 def test_a_503_is_doubted_for_as_long_as_the_requester_may_come_back() -> None:
     outgoing = sent(3, resume=10.0)
-    assert outgoing.on_no_responders(0.0, 100.0) is True
+    assert outgoing.on_no_responders(0, 0.0, 100.0) is True
     assert outgoing.on_confirm(0.01) == [Emit("p", 3)]
     probes = 0
     for tenth in range(1, 15):
         probes += len(outgoing.on_tick(tenth / 10))
-        outgoing.on_no_responders(tenth / 10, 100.0 + tenth / 10)
+        outgoing.on_no_responders(0, tenth / 10, 100.0 + tenth / 10)
     assert 3 <= probes <= 6  # asked more often than once in a probe interval
     assert outgoing.state == RUNNING
-    outgoing.on_no_responders(1.5, 200.0)  # the process was suspended meanwhile
+    outgoing.on_no_responders(0, 1.5, 200.0)  # the process was suspended meanwhile
     assert outgoing.state == RUNNING
-    outgoing.on_no_responders(9.9, 209.9)
+    outgoing.on_no_responders(0, 9.9, 209.9)
     assert outgoing.state == RUNNING
-    outgoing.on_no_responders(10.0, 210.0)
+    outgoing.on_no_responders(0, 10.0, 210.0)
     assert outgoing.reason == "no_interest"
 
 

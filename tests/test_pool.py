@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 import nats
 import pytest
@@ -264,6 +264,25 @@ def test_closing_wakes_who_waits_for_a_server_that_is_silent(unique: str, wait_f
             pool.close(1.0)
             assert time.monotonic() - began < 5.0
             for thread, outcome in (flushing, subscribing, asking):
+                thread.join(LONG)
+                assert [type(result) for result in outcome] == [ClosedError]
+
+
+@posix_only
+def test_closing_wakes_whose_flush_the_writer_had_in_hand(unique: str, wait_for: WaitFor) -> None:
+    """The socket takes no more: the writer stands in the middle of a piece, with a flush behind each message of it."""
+    with EmbeddedServer() as own:
+        pool = Pool(own.url, timeout=10 * LONG).open()
+
+        def publish_and_flush() -> None:
+            pool.publish(unique, bytes(100_000))
+            pool.flush()
+
+        with frozen(own):
+            flushing = [in_thread(publish_and_flush) for _ in range(100)]
+            wait_for(lambda: pool.stats().connections[0].outbox_messages > 50)
+            pool.close(0.5)
+            for thread, outcome in flushing:
                 thread.join(LONG)
                 assert [type(result) for result in outcome] == [ClosedError]
 
@@ -754,6 +773,14 @@ def test_a_smaller_max_payload_is_honoured(unique: str) -> None:
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reply", [b"reply", bytearray(b"reply"), memoryview(b"reply")], ids=lambda r: type(r).__name__)
+def test_an_answer_may_be_any_buffer(
+    server: EmbeddedServer, pool: Pool, unique: str, reply: Union[bytes, bytearray, memoryview]
+) -> None:
+    with responder(server, unique, lambda message: message.respond(reply)):
+        assert pool.request(unique, timeout=LONG).data == b"reply"
 
 
 def test_a_request_returns_the_first_reply(server: EmbeddedServer, pool: Pool, unique: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
+import queue
 import threading
 import time
 from contextlib import contextmanager
@@ -168,12 +170,11 @@ def test_chunks_as_large_as_max_payload(serve: Serve, pool: Pool) -> None:
 
 def test_mutable_chunks_are_taken_as_they_were(serve: Serve, pool: Pool) -> None:
     def send(request: StreamRequest, sender: ResponseSender) -> None:
-        buffer: Any = bytearray(b"0")
+        buffer = bytearray(b"0")
         for n in range(10):
             buffer[:] = b"%d" % n
             sender.send(buffer)
-        buffer = memoryview(b"view")
-        sender.send(buffer)
+        sender.send(memoryview(b"view"))
 
     assert list(pool.stream(serve(send))) == [b"%d" % n for n in range(10)] + [b"view"]
 
@@ -1281,7 +1282,14 @@ class Inbox:
     def __init__(self, bare: Bare, subject: str) -> None:
         self.bare, self.subject = bare, subject
         self.messages: List[Any] = []
-        self.sub = bare.subscribe(subject, self._got)
+        self.listen()
+
+    def listen(self) -> None:
+        self.sub = self.bare.subscribe(self.subject, self._got)
+
+    def leave(self) -> None:
+        self.bare.run(self.sub.unsubscribe())
+        self.bare.run(self.bare.client.flush())
 
     async def _got(self, msg: Any) -> None:
         self.messages.append(msg)
@@ -1325,10 +1333,76 @@ def test_a_plain_requester_that_unsubscribes_is_noticed(serve: Serve, bare: Bare
     inbox = Inbox(bare, f"{unique}.inbox")
     inbox.ask(subject)
     wait_for(lambda: len(inbox.messages) > 3)
-    bare.run(inbox.sub.unsubscribe())
+    inbox.leave()
     began = time.monotonic()
     wait_for(lambda: handler.reasons == ["no_interest"])
     assert time.monotonic() - began < SHORT
+
+
+def test_two_mistakes_about_a_plain_requester_do_not_confirm_each_other(
+    serve: Serve, bare: Bare, unique: str, wait_for: WaitFor
+) -> None:
+    """It misses a chunk twice, but gets what is sent in between; only then it goes."""
+    orders: queue.Queue[bytes] = queue.Queue()
+    senders: List[ResponseSender] = []
+
+    def send(request: StreamRequest, sender: ResponseSender) -> None:
+        senders.append(sender)
+        while True:
+            sender.send(orders.get(timeout=LONG))
+
+    subject = serve(send)
+    inbox = Inbox(bare, f"{unique}.inbox")
+    inbox.ask(subject)
+
+    def wait_for_503(of: int) -> None:
+        wait_for(lambda: senders[0]._sink._outgoing._missed == of, what="the 503")
+        time.sleep(2 * _outgoing.CONFIRM_AFTER)  # no longer the same burst
+
+    for heard, unheard in ((1, 2), (3, 4)):
+        orders.put(b"%d" % heard)
+        wait_for(lambda: [msg.data for msg in inbox.messages][-1:] == [b"%d" % heard])  # noqa: B023
+        inbox.leave()
+        orders.put(b"%d" % unheard)
+        wait_for_503(unheard)
+        inbox.listen()
+    orders.put(b"5")
+    wait_for(lambda: [msg.data for msg in inbox.messages] == [b"1", b"3", b"5"])
+    assert senders[0].is_online()
+    inbox.leave()
+    orders.put(b"6")
+    wait_for_503(6)
+    orders.put(b"7")
+    wait_for(lambda: senders[0].offline_reason == "no_interest")
+    orders.put(b"8")
+
+
+@pytest.fixture
+def captured(pool: Pool, unique: str) -> Iterator[str]:
+    """A subject whose messages a JetStream stream keeps, and answers."""
+    config = {"name": unique, "subjects": [unique], "storage": "memory"}
+    created = pool.request(f"$JS.API.STREAM.CREATE.{unique}", json.dumps(config).encode())
+    assert "error" not in json.loads(created.data)
+    yield unique
+    pool.request(f"$JS.API.STREAM.DELETE.{unique}")
+
+
+@pytest.mark.parametrize("chunks", [[], [b"one", b"two"]], ids=["empty", "chunks"])
+def test_the_acknowledgement_of_a_jetstream_stream_is_no_chunk(
+    captured: str, serve: Serve, pool: Pool, chunks: List[bytes]
+) -> None:
+    def send(request: StreamRequest, sender: ResponseSender) -> None:
+        for chunk in chunks:
+            sender.send(chunk)
+
+    serve(send)
+    for _ in range(50):  # which of the two answers comes first is not for us to say
+        assert list(pool.stream(captured, timeout=LONG)) == chunks
+
+
+def test_a_request_that_only_a_jetstream_stream_has_heard_says_so(captured: str, pool: Pool) -> None:
+    with pytest.raises(RequestTimeoutError, match=r"nothing came.*a JetStream stream captures the subject"):
+        list(pool.stream(captured, idle_timeout=0.2))
 
 
 def test_a_plain_requester_with_an_offline_id_is_refused(serve: Serve, bare: Bare, unique: str, wait_for: WaitFor) -> None:

@@ -694,6 +694,27 @@ def test_a_detached_sender_that_nobody_holds_ends_its_stream(
     wait_for(lambda: subscriber.stats()[0].detached == 0 and ends_of(worker_pool) == [])
 
 
+def test_what_a_sender_had_sent_before_nobody_held_it_arrives(unique: str, wait_for: WaitFor) -> None:
+    """It was accepted, so it is delivered, here after a reconnect; then the stream ends with the failure."""
+    keeper = Keeper()
+    with EmbeddedServer() as server, Pool(server.url) as pool, Subscriber(server.url) as subscriber:
+        subscriber.stream_subscribe_handler(unique, keeper)
+        stream = pool.stream(unique, resume=LONG, timeout=LONG)
+        assert next(stream) == b"handler"
+        wait_for(lambda: subscriber.stats()[0].running == 0)
+        server.kill()
+        wait_for(lambda: subscriber.pool.stats().connected == 0)
+        for n in range(3):
+            keeper.senders[0].send(b"%d" % n)
+        keeper.senders.clear()
+        gc.collect()
+        server.restart()
+        assert [next(stream) for _ in range(3)] == [b"0", b"1", b"2"]
+        with pytest.raises(StreamError, match="dropped the stream without ending it"):
+            next(stream)
+        wait_for(lambda: subscriber.stats()[0].detached == 0 and ends_of(subscriber.pool) == [])
+
+
 # -- saturation -------------------------------------------------------------------------------------------------------
 
 

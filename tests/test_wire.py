@@ -259,6 +259,85 @@ def test_replies_that_would_borrow_the_responders_rights_are_not_acceptable(repl
     assert _wire.acceptable_reply(reply) is acceptable
 
 
+@pytest.mark.parametrize(
+    ("answer", "suffix", "data", "reply", "headers"),
+    [
+        ("cancel", "", b"chunk", f"inbox.{'0' * 24}.d7", None),
+        ("cancel", "", b"", f"inbox.{'0' * 24}.e7", {"Nats-Service-Error": "why"}),
+        ("cancel", "", b"", "_R_.x", {"Natsbridge-Seq": f"{'0' * 24}.a0"}),
+        ("unknown", "d7", b"ack 7", "inbox", None),
+        ("unknown", "p0", b"nak 7", "inbox", None),
+        (None, "", b"chunk", "", None),
+        (None, "", b"chunk", "foreign", None),
+        (None, "", b"", "", {"Natsbridge-Seq": f"{'0' * 24}.d1"}),
+        (None, "", b"", f"inbox.{'0' * 24}.d7", {"Status": "503"}),
+        (None, "", b"chunk", f"$SYS.{'0' * 24}.d7", None),
+        (None, "d7", b"cancel", "inbox", None),
+        (None, "d7", b"ack 7", "", None),
+        (None, "d7", b"ack 7", "natsbridge.offline.x", None),
+        (None, "d7", b"nonsense", "inbox", None),
+        (None, "nonsense", b"ack 7", "inbox", None),
+        (None, "d7", b"", "inbox", {"Status": "503"}),
+    ],
+)
+def test_what_is_for_an_unknown_stream_is_answered_so(
+    answer: Optional[str], suffix: str, data: bytes, reply: str, headers: Optional[Dict[str, str]]
+) -> None:
+    expected = {"cancel": (b"cancel", None), "unknown": (b"", _wire.encode_failure(_wire.library_failure("unknown")))}
+    assert _wire.answer_unknown(suffix, data, reply, headers) == (None if answer is None else expected[answer])
+
+
+suffixes = st.sampled_from(["", "d1", "e0", "x"]) | st.text(max_size=6)
+reply_texts = st.sampled_from(["", "inbox", f"inbox.{'0' * 24}.d7", f"$SYS.{'0' * 24}.d7"]) | st.text(max_size=40)
+any_headers = st.none() | st.dictionaries(
+    st.sampled_from(["Status", "Natsbridge-Seq", "Nats-Service-Error", "X"]), st.text(max_size=30), max_size=3
+)
+
+
+@calmly
+@given(suffixes, st.binary(max_size=12) | st.sampled_from([b"ack 1", b"nak 2", b"cancel"]), reply_texts, any_headers)
+def test_no_answer_to_the_unknown_is_ever_answered(
+    suffix: str, data: bytes, reply: str, headers: Optional[Dict[str, str]]
+) -> None:
+    """Whichever of the two ends it reaches, and whatever its subject ends in: no two ends talk for ever."""
+    answer = _wire.answer_unknown(suffix, data, reply, headers)
+    if answer is not None:
+        for theirs in ("", "d1", suffix):
+            assert _wire.answer_unknown(theirs, answer[0], "", answer[1]) is None
+
+
+# -- what JetStream answers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "is_one"),
+    [
+        (b'{"stream":"ORDERS","seq":1}', True),
+        (b'{"stream":"ORDERS", "seq":7, "domain":"hub", "duplicate": true}', True),
+        (b'{"error":{"code":400,"err_code":10077,"description":"full"},"stream":"ORDERS","seq":0}', True),
+        (b'{"stream":"ORDERS"}', False),
+        (b'{"stream":"ORDERS","seq":"1"}', False),
+        (b'{"stream":"ORDERS","seq":true}', False),
+        (b'{"stream":7,"seq":1}', False),
+        (b'{"error":"what"}', False),
+        (b'{"stream":', False),
+        (b'{"stream":\xff', False),
+        (b'{"stream":' * 90, False),
+        (b'{"stream":"ORDERS","seq":1}' + b" " * 1024, False),
+        (b'[{"stream":"ORDERS","seq":1}]', False),
+        (b"", False),
+    ],
+)
+def test_acknowledgements_of_jetstream_are_recognised(data: bytes, is_one: bool) -> None:
+    assert _wire.is_pub_ack(data) is is_one
+
+
+@calmly
+@given(st.builds(lambda start, rest: start + rest, st.sampled_from([b"", b'{"stream":', b'{"error":']), st.binary()))
+def test_no_bytes_make_that_raise(data: bytes) -> None:
+    _wire.is_pub_ack(data)
+
+
 # -- control ----------------------------------------------------------------------------------------------------------
 
 

@@ -49,10 +49,11 @@ def gateway(server: EmbeddedServer, start_program: StartProgram) -> Child:
     return gateway
 
 
-def start_streams(gateway: Child, subject: str, window_bytes: int) -> None:
+def start_streams(gateway: Child, subject: str, window_bytes: int, resume: float = 0.0) -> None:
     """Four streams whose readers hold after the second chunk."""
+    options = {"window_bytes": window_bytes, "resume": resume}
     for key in KEYS:
-        gateway.order("stream", subject=f"{subject}.some", key=key, pause=2, options={"window_bytes": window_bytes})
+        gateway.order("stream", subject=f"{subject}.some", key=key, pause=2, options=options)
     for key in KEYS:
         gateway.hear("paused", key=key)
 
@@ -113,3 +114,13 @@ def test_windows_that_do_not_fit_may_lose_a_stream_but_say_so(gateway: Child, wo
         assert (over["count"] == COUNT) == (over["reason"] == "completed") == (over["error"] == "")
         assert over["error"] in ("", "ResponderLostError", "StreamGapError")
         assert worker.hear("ended", key=key)["reason"] in (None, "no_interest", "unreachable", "cancelled")
+
+
+def test_with_resume_windows_that_do_not_fit_lose_nothing(gateway: Child, worker: Child, unique: str) -> None:
+    """A 503 is waited out then, and what was dropped is asked for again."""
+    start_streams(gateway, unique, TOO_LARGE, resume=30.0)
+    release(gateway)
+    gateway.freeze()
+    wait_for_full_windows(worker, QUICK)
+    gateway.thaw()
+    assert_complete(gateway, worker)
