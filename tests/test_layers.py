@@ -41,7 +41,7 @@ TOOLS: Dict[str, Set[str]] = {
 
 
 # The gateways: public names of the core, besides these helpers.
-CONTRIB = {"_deadline", "_fork", "_loop", "_waiter", "options"}
+CONTRIB = {"_deadline", "_fork", "_loop", "_types", "_waiter", "options"}
 
 
 def tree_of(module: str) -> ast.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, List, Optional
 
 from .. import Pool
-from ..options import Data
+from .._types import Data
 from ._client import ClientStream, Environ, RequestOptions
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, List, Mapping, Optional, TypedDict
 
 from .. import Pool, _fork
-from ..options import Data, Headers
+from .._types import Data, Headers
 from ._hangup import watch
 
 if TYPE_CHECKING:

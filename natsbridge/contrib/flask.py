@@ -34,7 +34,7 @@ except ImportError as exc:
     raise ImportError("natsbridge.contrib.flask needs Flask; install it with: pip install 'natsbridge[flask]'") from exc
 
 from .. import ClientOfflineError, Error, Pool, ResponseSender, StreamRequest, Subscriber
-from ..options import Data
+from .._types import Data
 from ._bytes import ByteStream
 from ._client import RequestOptions, new_connect_id
 from ._failure import failure_of, is_mistake

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, List, Optional, Tuple
 
 from .. import Error, Pool
 from .._deadline import check_interval
-from ..options import Data
+from .._types import Data
 from ._client import ClientStream, Environ, RequestOptions, new_connect_id
 from ._failure import failure_of
 from ._framing import check_event, count_from, data_lines, format_comment, format_event, last_event_id, text_bytes

@@ -29,7 +29,7 @@ except ImportError as exc:
     raise ImportError("natsbridge.contrib.django needs Django; install it with: pip install 'natsbridge[django]'") from exc
 
 from ... import Error, Pool
-from ...options import Data
+from ..._types import Data
 from .._bytes import ByteStream
 from .._client import Environ, RequestOptions
 from .._failure import failure_of, is_mistake
