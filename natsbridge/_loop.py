@@ -51,11 +51,6 @@ def _new_event_loop(use_uvloop: Optional[bool]) -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _log_failure(_loop: asyncio.AbstractEventLoop, context: Dict[str, Any]) -> None:
-    """As asyncio does, but through our log, which can be used from the loop's thread under gevent too."""
-    logger.error("%s", context["message"], exc_info=context.get("exception"))
-
-
 class LoopThread:
     """A daemon thread that runs one event loop.
 
@@ -101,10 +96,7 @@ class LoopThread:
             return
         self._ident = get_ident()
         resolver: Optional[ThreadPoolExecutor] = None
-        if patched():
-            # No executor: its threads would be greenlets of this thread, and uvloop needs none to resolve names.
-            loop.set_exception_handler(_log_failure)
-        else:
+        if not patched():  # under gevent its threads would be greenlets of this one, and uvloop resolves names without
             # Bounded and named: asyncio's own resolver pool is neither.
             resolver = ThreadPoolExecutor(2, thread_name_prefix=f"{self.name}-resolver")
             loop.set_default_executor(resolver)

@@ -225,10 +225,11 @@ _elsewhere = _Elsewhere()
 
 
 def _log_elsewhere() -> None:
-    logger = logging.getLogger("natsbridge")
-    logger.addFilter(_elsewhere)  # only once, however often
-    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
-        logger.isEnabledFor(level)  # takes a lock of the same kind, but remembers the answer
+    for name in ("natsbridge", "asyncio", "nats.aio.client"):  # who logs on the loop's thread
+        logger = logging.getLogger(name)
+        logger.addFilter(_elsewhere)  # only once, however often
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+            logger.isEnabledFor(level)  # takes a lock of the same kind, but remembers the answer
 
 
 AnyThread = Union[threading.Thread, RealThread]

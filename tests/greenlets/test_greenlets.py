@@ -165,7 +165,7 @@ def test_logs_are_handled_in_the_main_thread(make_nats_server: ServerFactory, ru
     child.hear("open")
     other.kill()
     child.order("go")
-    assert child.hear("logged")["where"] == ["main"]
+    assert child.hear("logged")["where"] == [["asyncio", "main"], ["natsbridge", "main"]]
     assert_ends_well(child)
 
 

@@ -14,7 +14,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 import gevent
 from gevent import monkey
@@ -311,18 +311,19 @@ def waits_for_a_handler() -> None:
 
 def logs() -> None:
     """What the loop's thread logs is handled in the main thread."""
-    seen: List[str] = []
+    seen: List[Tuple[str, str]] = []
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            seen.append("main" if real_ident() == MAIN else "elsewhere")
+            seen.append((record.name, "main" if real_ident() == MAIN else "elsewhere"))
 
-    logging.getLogger("natsbridge").addHandler(Handler())
-    logging.getLogger("natsbridge").setLevel(logging.INFO)
+    logging.basicConfig(level=logging.INFO, handlers=[Handler()])
     other = Pool(given["other"]).open()
+    other._loop().post(lambda: 1 / 0)  # which asyncio logs
+    wait_until(lambda: seen)
     tell("open")
     order()  # the other server is gone now
-    wait_until(lambda: not other.stats().connected and seen)
+    wait_until(lambda: not other.stats().connected and ("natsbridge", "main") in seen)
     tell("logged", where=sorted(set(seen)))
 
 
