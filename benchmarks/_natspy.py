@@ -175,7 +175,7 @@ class Threaded:
         return {"seconds": time.perf_counter() - begin}
 
 
-def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
+def new_loop(kind: str) -> asyncio.AbstractEventLoop:
     if kind == "uvloop":
         import uvloop
 
@@ -191,7 +191,7 @@ async def _plain(server: str) -> None:
 
 
 def main(role: str, server: str, kind: str) -> None:
-    loop = _new_loop(kind)
+    loop = new_loop(kind)
     if role == "plain":
         asyncio.set_event_loop(loop)
         loop.run_until_complete(_plain(server))

@@ -6,51 +6,26 @@ else the machine does meets both; each ratio is the median over the rounds, with
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
-from importlib import metadata
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
-
-from natsbridge.server import EmbeddedServer, find_server
+from typing import Callable, Dict, List
 
 from ._peer import Peer
+from ._table import Line, Settings, main
+from ._table import duration as _time
+from ._table import line as _line
+from ._table import median as _median
+from ._table import peer as _peer
+from ._table import rate as _rate
+from ._table import ratios as _ratios
+from ._table import seconds as _seconds
+from ._table import take_turns as _rounds
 
 _SIZE = 128  # bytes of a message or chunk
 _LARGE = 64 * 1024
 _STREAMS = 100
 _IDS = 1_000_000
-
-
-class Settings(NamedTuple):
-    """How much is measured, against which server, on which event loop."""
-
-    server: str
-    loop: str
-    rounds: int
-    scale: float
-
-    def count(self, full: int) -> int:
-        """``full``, or less of it in a quick run."""
-        return max(1, round(full * self.scale))
-
-
-class Line(NamedTuple):
-    """One line of the table; ``met`` is None where there is no target."""
-
-    row: str
-    what: str
-    ours: str
-    other: str
-    result: str
-    spread: str
-    target: str = "–"
-    met: Optional[bool] = None
 
 
 # -- the rows ---------------------------------------------------------------------------------------------------------
@@ -299,127 +274,5 @@ ROWS: Dict[str, Callable[[Settings], List[Line]]] = {
 }
 
 
-# -- measuring --------------------------------------------------------------------------------------------------------
-
-
-def _peer(settings: Settings, module: str, role: str) -> Peer:
-    return Peer(module, role, settings.server, settings.loop)
-
-
-def _rounds(settings: Settings, sides: Sequence[Callable[[], float]]) -> List[List[float]]:
-    """The figures of each side. The sides take turns, in the opposite order every other round; the first is a warm-up."""
-    figures: List[List[float]] = [[] for _ in sides]
-    for number in range(settings.rounds + 1):
-        order = range(len(sides)) if number % 2 else reversed(range(len(sides)))
-        for side in order:
-            figure = sides[side]()
-            if number:
-                figures[side].append(figure)
-    return figures
-
-
-def _seconds(answer: Dict[str, float]) -> float:
-    return float(answer["seconds"])
-
-
-def _median(answer: Dict[str, List[float]]) -> float:
-    return statistics.median(answer["seconds"])
-
-
-def _ratios(ours: Sequence[float], other: Sequence[float]) -> List[float]:
-    """Round by round, so that what slows a whole round down cancels out."""
-    return [a / b for a, b in zip(ours, other)]
-
-
-# -- printing ---------------------------------------------------------------------------------------------------------
-
-
-def _line(
-    row: str,
-    what: str,
-    ours: str,
-    other: str,
-    ratios: Sequence[float],
-    target: Optional[float] = None,
-    *,
-    most: bool = False,
-) -> Line:
-    """``target``: the least that the ratio may be, or, with ``most``, the most."""
-    median = statistics.median(ratios)
-    result, spread = f"{median:.2f} x", f"{min(ratios):.2f} … {max(ratios):.2f}"
-    if target is None:
-        return Line(row, what, ours, other, result, spread)
-    met = median <= target if most else median >= target
-    return Line(row, what, ours, other, result, spread, f"{'≤' if most else '≥'} {target:.3g} x", met)
-
-
-def _rate(rates: Sequence[float]) -> str:
-    return f"{statistics.median(rates):,.0f}/s"
-
-
-def _time(seconds: Sequence[float]) -> str:
-    median = statistics.median(seconds)
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if median * factor >= 1:
-            return f"{median * factor:.3g} {unit}"
-    return f"{median * 1e9:.3g} ns"
-
-
-def _environment(loop: str) -> str:
-    described = subprocess.run([find_server(), "--version"], stdout=subprocess.PIPE, check=True, text=True)
-    parts = [
-        f"{platform.python_implementation()} {platform.python_version()}",
-        f"nats-py {metadata.version('nats-py')}",
-        described.stdout.strip().replace(": v", " "),
-        f"uvloop {metadata.version('uvloop')}" if loop == "uvloop" else "asyncio's own event loop",
-        f"{_cores()} cores",
-        f"{platform.system()} {platform.machine()}",
-    ]
-    if hasattr(os, "getloadavg"):
-        parts.append(f"load average {os.getloadavg()[0]:.1f} before the run")
-    return ", ".join(parts)
-
-
-def _cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _print_line(line: Line) -> None:
-    met = {True: "met", False: "not met", None: "–"}[line.met]
-    print("| " + " | ".join((*line[:-1], met)) + " |", flush=True)
-
-
-def main(arguments: Optional[Sequence[str]] = None) -> None:
-    """Measure, and print the table as it grows."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.core", description=__doc__)
-    rows = ", ".join(ROWS)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"what to measure, everything unless named: {rows}")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: to see that it runs")
-    parser.add_argument("--uvloop", action="store_true", help="uvloop on both sides, instead of asyncio's own event loop")
-    options = parser.parse_args(arguments)
-    unknown = [row for row in options.rows if row not in ROWS]
-    if unknown:
-        parser.error(f"there is no row {unknown[0]!r}: choose from {rows}")
-    loop = "uvloop" if options.uvloop else "asyncio"
-    rounds, scale = (3, 0.1) if options.quick else (9, 1.0)
-    if loop == "uvloop":
-        try:
-            metadata.version("uvloop")
-        except metadata.PackageNotFoundError:
-            parser.error("uvloop is not installed: pip install uvloop")
-    print(_environment(loop))
-    print(f"{rounds} rounds, the sides taking turns; result: median over the rounds, spread: lowest … highest\n")
-    print("| row | what | natsbridge | other | result | spread | target | |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    begin = time.monotonic()
-    with EmbeddedServer() as server:
-        for row in options.rows or ROWS:
-            for line in ROWS[row](Settings(server.url, loop, rounds, scale)):
-                _print_line(line)
-    print(f"\n{time.monotonic() - begin:.0f} s")
-
-
 if __name__ == "__main__":
-    main()
+    main("benchmarks.core", __doc__, ROWS)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 
+from ._acks import PublishFuture
+from ._endpoint import ServiceRequest
+from ._group import EndpointGroup
+from ._handling import Consuming
 from ._registration import RegistrationStats
 from .errors import (
     BadHeaderError,
@@ -15,26 +19,37 @@ from .errors import (
     ConnectError,
     DisconnectedError,
     Error,
+    FetchTimeoutError,
     ForkedError,
     LoopThreadError,
     MaxPayloadError,
     NatsBridgeError,
     NoRespondersError,
+    NoStreamResponseError,
     PermissionDeniedError,
+    PublishManyError,
     RequestTimeoutError,
     ResponderLostError,
     ServerError,
+    ServiceError,
     SlowConsumerError,
     StreamError,
     StreamGapError,
 )
+from .jetstream import JetStream
+from .jsmessage import JetStreamMessage
 from .message import Message
+from .ordered import OrderedConsumer
 from .pool import Pool, PoolStats
 from .process import is_client_online, mark_client_offline, mark_client_online
+from .pulling import PullSubscription
+from .pushing import PushSubscription
 from .registry import OnlineRegistry, online_clients
 from .replies import Replies
 from .requester import ResponseStream
 from .responder import ResponseSender, StreamRequest
+from .service import Service
+from .service_client import ServiceClient
 from .subscriber import Subscriber
 from .subscription import Subscription
 
@@ -42,14 +57,25 @@ __all__ = [
     # what a program constructs
     "OnlineRegistry",
     "Pool",
+    "Service",
+    "ServiceClient",
     "Subscriber",
     # what it is handed
+    "Consuming",
+    "EndpointGroup",
+    "JetStream",
+    "JetStreamMessage",
     "Message",
+    "OrderedConsumer",
     "PoolStats",
+    "PublishFuture",
+    "PullSubscription",
+    "PushSubscription",
     "RegistrationStats",
     "Replies",
     "ResponseSender",
     "ResponseStream",
+    "ServiceRequest",
     "StreamRequest",
     "Subscription",
     # who is online
@@ -66,15 +92,19 @@ __all__ = [
     "ConnectError",
     "DisconnectedError",
     "Error",
+    "FetchTimeoutError",
     "ForkedError",
     "LoopThreadError",
     "MaxPayloadError",
     "NatsBridgeError",
     "NoRespondersError",
+    "NoStreamResponseError",
     "PermissionDeniedError",
+    "PublishManyError",
     "RequestTimeoutError",
     "ResponderLostError",
     "ServerError",
+    "ServiceError",
     "SlowConsumerError",
     "StreamError",
     "StreamGapError",

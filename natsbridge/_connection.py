@@ -9,12 +9,13 @@ import asyncio
 import logging
 import random
 import re
+import time
 from collections import deque
 from contextlib import suppress
 from typing import Any, Awaitable, Callable, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple
 
 import nats.errors
-from nats.aio.client import Client, Server
+from nats.aio.client import Client, Server, ServerVersion
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
@@ -77,6 +78,32 @@ class LinkSubscription:
         )
 
 
+class _Client(Client):
+    """nats-py's, but for headers that cannot be read: these end its read loop, or all of a message's are dropped."""
+
+    async def _process_headers(self, headers: bytes) -> Optional[Dict[str, str]]:
+        if not headers:
+            return None
+        parsed: Optional[Dict[str, str]] = None
+        with suppress(Exception):
+            parsed = await super()._process_headers(headers)
+        return parsed or read_headers(headers)
+
+
+def read_headers(block: bytes) -> Optional[Dict[str, str]]:
+    """As much of a message's headers as can be read, so that no failure is taken for an ordinary message."""
+    first, *lines = block.split(b"\r\n")
+    headers: Dict[str, str] = {}
+    status = first.split()[1:2]
+    if status and status[0].isdigit():
+        headers["Status"] = status[0].decode()
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if colon and name and not set(name) & set(b" \t\n\r\v\f"):
+            headers[name.decode("utf-8", "replace")] = value.strip().decode("utf-8", "replace")
+    return headers or None
+
+
 class Connection:
     def __init__(self, name: str, options: ConnectOptions, listener: Listener) -> None:
         self.name = name
@@ -92,6 +119,7 @@ class Connection:
         self._subscriptions: Set[LinkSubscription] = set()
         self._undelivered: Deque[Exception] = deque(maxlen=100)
         self._attempts = 0
+        self._left: Optional[str] = None  # the server that is to be tried last
         self._out_messages = self._out_bytes = 0
         self._past = {"reconnects": 0, "in_msgs": 0, "in_bytes": 0}
         self.max_payload = _DEFAULT_MAX_PAYLOAD  # the server's limit for payload and headers together; from any thread
@@ -137,7 +165,7 @@ class Connection:
 
         Each server is tried once: nats-py alone would go on for ever, or for minutes.
         """
-        client = Client()
+        client = _Client()
         urls = self._options.urls
         failures: List[Exception] = []
         all_failed: asyncio.Future[None] = asyncio.get_event_loop().create_future()
@@ -195,7 +223,7 @@ class Connection:
         self._came_up()
 
     def _connect_error(self, failures: List[Exception], budget: float) -> ConnectError:
-        names = ", ".join(redact(url) for url in self._options.urls)
+        names = ", ".join(self._options.redacted())
         seen: List[str] = []
         for failure in failures:
             text = f"{failure}" or type(failure).__name__
@@ -221,6 +249,8 @@ class Connection:
         """nats-py asks which server to try next, and after how many seconds: each at once first, then backing off."""
         turn, index = divmod(self._attempts, len(servers))
         self._attempts += 1
+        if self._left is not None:
+            servers = sorted(servers, key=lambda server: server.uri.netloc == self._left)
         if turn == 0:
             return servers[index], 0.0
         longest = min(self._options.reconnect_time_wait, _FIRST_BACKOFF * 2 ** min(turn - 1, 16))
@@ -240,12 +270,27 @@ class Connection:
         for pong in tuple(self._pongs):
             pong.cancel()
         self._pongs.clear()
-        self._attempts = 0
+        self._attempts, self._left = 0, None
         if self._client is not None:
             self.max_payload = self._client.max_payload
         self.up = True
         self._went_down = asyncio.get_event_loop().create_future()
         self._listener.on_up()
+
+    async def reconnect(self) -> None:
+        """Leave the server for another one, if there is another; does nothing while disconnected."""
+        client = self._client
+        if client is None or not self.up or not client.is_connected:
+            return
+        url = client.connected_url
+        self._left = None if url is None else url.netloc
+        self._down()
+        await client.force_reconnect()
+
+    def set_servers(self, urls: List[str]) -> None:
+        """Where to connect from now on; the connection that there is stays."""
+        if self._client is not None and not self._client.is_closed:
+            self._client.set_server_pool(urls)
 
     def check(self) -> None:
         """A client that gave up, or whose read loop has died while it calls itself connected, is replaced."""
@@ -381,16 +426,25 @@ class Connection:
         Raises DisconnectedError when the connection breaks meanwhile.
         """
         for _ in range(2):
-            client, down = self._client, self._went_down
-            if client is not None and self.up:
-                pong = asyncio.ensure_future(client.flush(_PONG_TIMEOUT))
-                self._pongs.add(pong)
-                await asyncio.wait({pong, down}, return_when=asyncio.FIRST_COMPLETED)
-                if pong.done() and not pong.cancelled():
-                    self._pongs.discard(pong)
-                    pong.result()
-                    continue
-            raise DisconnectedError("the connection was lost before the server confirmed what was published")
+            await self._round_trip()
+
+    async def _round_trip(self) -> None:
+        client, down = self._client, self._went_down
+        if client is not None and self.up:
+            pong = asyncio.ensure_future(client.flush(_PONG_TIMEOUT))
+            self._pongs.add(pong)
+            await asyncio.wait({pong, down}, return_when=asyncio.FIRST_COMPLETED)
+            if pong.done() and not pong.cancelled():
+                self._pongs.discard(pong)
+                pong.result()
+                return
+        raise DisconnectedError("the connection was lost before the server confirmed what was published")
+
+    async def rtt(self) -> float:
+        """Seconds for one PING/PONG. Raises DisconnectedError."""
+        start = time.perf_counter()
+        await self._round_trip()
+        return time.perf_counter() - start
 
     async def subscribe(self, subscription: LinkSubscription) -> LinkSubscription:
         """Subscribe, and return once the server knows, also if that takes a reconnect. Raises PermissionDeniedError."""
@@ -451,6 +505,25 @@ class Connection:
         client = self._client
         url = client.connected_url if client is not None and self.up else None
         return None if url is None else redact(url.geturl())
+
+    def server_version(self) -> ServerVersion:
+        """Any thread: of the server connected to, or connected to last."""
+        client = self._client
+        if client is None:
+            raise ClosedError("the pool is closed: it knows no server")
+        return client.connected_server_version
+
+    def servers(self, *, discovered: bool = False) -> List[str]:
+        """Any thread: the servers that may be connected to, or those of them that servers told of; without credentials."""
+        client = self._client
+        if client is None:
+            return []
+        return [redact(url.geturl()) for url in (client.discovered_servers if discovered else client.servers)]
+
+    def identity(self) -> Tuple[Optional[int], Optional[str]]:
+        """Any thread: what the server calls this client, and from which address it sees it come."""
+        client = self._client
+        return (None, None) if client is None or not self.up else (client.client_id, client.client_ip)
 
     def subscriptions(self) -> int:
         return len(self._subscriptions)

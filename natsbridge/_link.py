@@ -32,6 +32,8 @@ _LEAST_GRANT = 16 * 1024
 class End(Protocol):
     """What answers to a token below the link's prefix: an end of a stream, or a request waiting for its reply."""
 
+    is_stream: bool
+
     def on_message(self, suffix: str, msg: Msg) -> None:
         """``suffix``: what follows the token in the subject, "" when it is the inbox itself."""
 
@@ -47,6 +49,8 @@ class End(Protocol):
 class LinkStats(NamedTuple):
     connected: bool
     server: Optional[str]
+    client_id: Optional[int]  # what the server calls this client
+    client_ip: Optional[str]  # from which address the server sees it come
     reconnects: int
     in_messages: int
     out_messages: int
@@ -215,9 +219,12 @@ class Link:
         """Any thread: a snapshot; counts of messages and bytes go on through reconnects."""
         counts = self.connection.counts()
         waiting, waiting_bytes = self.outbox.waiting()
+        client_id, client_ip = self.connection.identity()
         return LinkStats(
             connected=self.connection.up,
             server=self.connection.server(),
+            client_id=client_id,
+            client_ip=client_ip,
             reconnects=counts["reconnects"],
             in_messages=counts["in_msgs"],
             out_messages=counts["out_msgs"],
@@ -225,7 +232,7 @@ class Link:
             out_bytes=counts["out_bytes"],
             outbox_messages=waiting,
             outbox_bytes=waiting_bytes,
-            streams=len(self._ticking),
+            streams=sum(end.is_stream for end in tuple(self._ticking.values())),
             subscriptions=self.connection.subscriptions(),
             ignored=self._ignored,
         )

@@ -66,5 +66,9 @@ class Mailbox(Generic[T]):
     def closed(self) -> bool:
         return self._closed
 
+    @property
+    def bytes(self) -> int:
+        return self._bytes
+
     def __len__(self) -> int:
         return len(self._items)

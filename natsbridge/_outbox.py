@@ -201,29 +201,37 @@ class Outbox:
     async def _write_queue(self, wire: Wire) -> None:
         """Write a bounded piece of the queue; what the connection does not take goes back to its head."""
         piece = self._piece = self._take_piece()
+        first = 0
         batch: List[bytes] = []
+        guards: List[Guard] = []
         for done, item in enumerate(piece):
             if isinstance(item, bytes):
                 batch.append(item)
-                continue
-            if batch and not await wire.write(batch):
-                self._put_back([*batch, *piece[done:]])
-                return
-            batch = []
-            if isinstance(item, Barrier):
-                self._start_barrier(wire.barrier(item.waiter))
-            elif not item.guard.gone:
-                error = check_command(item.command, wire.max_payload)
-                if error is not None:
-                    item.guard.refuse(error)
-                elif not await wire.write([item.command]):
-                    self._put_back(piece[done:])
+            elif isinstance(item, Guarded):
+                if not item.guard.gone:
+                    error = check_command(item.command, wire.max_payload)
+                    if error is not None:
+                        item.guard.refuse(error)
+                    else:
+                        batch.append(item.command)
+                        guards.append(item.guard)
+            else:
+                if not await self._write_batch(wire, batch, guards):
+                    self._put_back(piece[first:])
                     return
-                else:
-                    item.guard.sent = True
-        if batch and not await wire.write(batch):
-            self._put_back(batch)
+                self._start_barrier(wire.barrier(item.waiter))
+                first, batch, guards = done + 1, [], []
+        if not await self._write_batch(wire, batch, guards):
+            self._put_back(piece[first:])
         self._piece = ()
+
+    @staticmethod
+    async def _write_batch(wire: Wire, batch: List[bytes], guards: List[Guard]) -> bool:
+        if batch and not await wire.write(batch):
+            return False
+        for guard in guards:
+            guard.sent = True
+        return True
 
     def _take_piece(self) -> List[Queued]:
         piece: List[Queued] = []

@@ -7,10 +7,14 @@ failure, the class here derives from both, so existing ``except`` clauses go on 
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence, Tuple
 
 import nats.errors
+import nats.js.errors
 from nats.errors import Error
+
+if TYPE_CHECKING:
+    from nats.js.api import PubAck
 
 __all__ = [
     "BadHeaderError",
@@ -21,15 +25,19 @@ __all__ = [
     "ConnectError",
     "DisconnectedError",
     "Error",
+    "FetchTimeoutError",
     "ForkedError",
     "LoopThreadError",
     "MaxPayloadError",
     "NatsBridgeError",
     "NoRespondersError",
+    "NoStreamResponseError",
     "PermissionDeniedError",
+    "PublishManyError",
     "RequestTimeoutError",
     "ResponderLostError",
     "ServerError",
+    "ServiceError",
     "SlowConsumerError",
     "StreamError",
     "StreamGapError",
@@ -75,7 +83,24 @@ class ClientOfflineError(NatsBridgeError):
         return (self.connect_id, self.reason)
 
 
-class StreamError(NatsBridgeError):
+class ServiceError(NatsBridgeError):
+    """A service answered with an error; raised by ``Message.raise_for_error``, and by handlers that answer with one.
+
+    ``code``: an integer, after HTTP status codes (500: the handler failed). ``description``: the service's own words, at
+    most one line. ``data``: the payload that came, or goes, with it.
+    """
+
+    def __init__(self, code: int, description: str, data: bytes = b"") -> None:
+        super().__init__(f"the service answered with error {code}: {description}")
+        self.code = code
+        self.description = description
+        self.data = data
+
+    def _facts(self) -> Tuple[Any, ...]:
+        return (self.code, self.description, self.data)
+
+
+class StreamError(ServiceError):
     """The responder ended the stream with an error, after the chunks that were already received.
 
     ``code``: an integer, after HTTP status codes (500: the handler failed). ``description``: the responder's own words.
@@ -83,9 +108,8 @@ class StreamError(NatsBridgeError):
     """
 
     def __init__(self, code: int, description: str) -> None:
-        super().__init__(f"the responder failed with code {code}: {description}")
-        self.code = code
-        self.description = description
+        super().__init__(code, description)
+        self.message = f"the responder failed with code {code}: {description}"
 
     def _facts(self) -> Tuple[Any, ...]:
         return (self.code, self.description)
@@ -107,8 +131,18 @@ class StreamGapError(NatsBridgeError):
         return (self.expected, self.got)
 
 
-class BusyError(NatsBridgeError):
-    """Every handler thread of the worker is busy and its queue is full; nothing was started, so trying again is safe."""
+class BusyError(ServiceError):
+    """Every handler thread of the worker is busy and its queue is full; nothing was started, so trying again is safe.
+
+    ``code`` is 503. A handler in which it is raised, by what it asks others, fails as with any other exception.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message)
+        self.message = message
+
+    def _facts(self) -> Tuple[Any, ...]:
+        return (self.message,)
 
 
 class NoRespondersError(NatsBridgeError, nats.errors.NoRespondersError):
@@ -122,8 +156,23 @@ class NoRespondersError(NatsBridgeError, nats.errors.NoRespondersError):
         return (self.subject,)
 
 
+class NoStreamResponseError(NatsBridgeError, nats.js.errors.NoStreamResponseError):
+    """No stream stores ``subject``, or the one that does has had no leader for as long as the publish was repeated."""
+
+    def __init__(self, subject: str) -> None:
+        NatsBridgeError.__init__(self, f"no stream stores {subject!r}: the message was not published")
+        self.subject = subject
+
+    def _facts(self) -> Tuple[Any, ...]:
+        return (self.subject,)
+
+
 class RequestTimeoutError(NatsBridgeError, nats.errors.TimeoutError, TimeoutError):
     """A deadline or an idle timeout passed. Also a built-in ``TimeoutError`` and ``nats.errors.TimeoutError``."""
+
+
+class FetchTimeoutError(RequestTimeoutError, nats.js.errors.FetchTimeoutError):
+    """No message came within the time of a ``fetch`` or ``next_msg`` of a consumer; none is lost."""
 
 
 class ConnectError(NatsBridgeError, nats.errors.NoServersError):
@@ -185,6 +234,25 @@ class MaxPayloadError(NatsBridgeError, nats.errors.MaxPayloadError, ValueError):
 
     def _facts(self) -> Tuple[Any, ...]:
         return (self.size, self.limit, self.subject)
+
+
+class PublishManyError(NatsBridgeError):
+    """Some messages of a ``publish_many`` were not acknowledged.
+
+    ``acks``: the acknowledgement of each message, None for those that failed. ``errors``: what each of these failed with,
+    by its place in the order of messages.
+    """
+
+    def __init__(self, acks: Sequence[Optional[PubAck]], errors: Mapping[int, Exception]) -> None:
+        first = min(errors)
+        super().__init__(
+            f"{len(errors)} of {len(acks)} messages were not acknowledged, number {first} first: {errors[first]}"
+        )
+        self.acks = list(acks)
+        self.errors = dict(errors)
+
+    def _facts(self) -> Tuple[Any, ...]:
+        return (self.acks, self.errors)
 
 
 class SlowConsumerError(NatsBridgeError):

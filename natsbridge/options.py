@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from ._deadline import check_interval, check_timeout
 from ._types import Headers
+from ._wire import Failure
 from .errors import BadHeaderError, BadSubjectError, MaxPayloadError
 
 Servers = Union[str, Sequence[str]]
@@ -166,6 +167,13 @@ def headers_size(headers: Headers) -> int:
     return _HEADER_FRAME + sum(len(n.encode()) + len(v.encode()) + _HEADER_LINE for n, v in headers.items())
 
 
+def check_size(data: bytes, headers: Optional[Mapping[str, str]], limit: int, extra: int = 0) -> None:
+    """Raises MaxPayloadError for more than the server takes: it would close the connection. nats-py counts no headers."""
+    size = len(data) + extra + headers_size(headers)
+    if size > limit:
+        raise MaxPayloadError(size, limit)
+
+
 def check_connect_id(connect_id: object) -> str:
     """A client's id: a str that a header can carry unchanged. Raises TypeError or ValueError."""
     if not isinstance(connect_id, str):
@@ -183,6 +191,15 @@ def check_connect_id(connect_id: object) -> str:
     return connect_id
 
 
+def check_line_text(text: object, name: str) -> str:
+    """A str of at most one line. Raises TypeError or ValueError."""
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a str, not {text!r} ({type(text).__name__})")
+    if "\r" in text or "\n" in text:
+        raise ValueError(f"{name} must be one line, not {text!r}")
+    return text
+
+
 # -- numbers and callables --------------------------------------------------------------------------------------------
 
 
@@ -193,6 +210,16 @@ def check_count(value: object, name: str, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
     return value
+
+
+def check_failure(code: object, description: object) -> Failure:
+    """An error for a requester: a code from 0 to 999999 and a text. Raises TypeError or ValueError."""
+    number = check_count(code, "code", 0)
+    if number > 999999:
+        raise ValueError(f"code must be at most 999999, not {number}")
+    if not isinstance(description, str):
+        raise TypeError(f"description must be a str, not {description!r}")
+    return Failure(number, description)
 
 
 def check_callable(value: object, name: str) -> None:
@@ -321,6 +348,10 @@ class ConnectOptions:
     @staticmethod
     def _declared() -> Tuple[str, ...]:
         return tuple(f for f in ConnectOptions.__dataclass_fields__ if f not in ("servers", "nats_options"))
+
+    def redacted(self) -> List[str]:
+        """The servers' URLs without credentials."""
+        return [redact(url) for url in self.urls]
 
     def for_nats(self) -> Dict[str, Any]:
         """Keyword arguments for ``nats.aio.client.Client.connect``, callbacks apart."""

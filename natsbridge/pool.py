@@ -6,9 +6,10 @@ import itertools
 import ssl
 import weakref
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
 
 from . import _fork, presence, process
+from ._context import Settings, api_prefix
 from ._deadline import Deadline, check_interval, check_timeout
 from ._link import Link, LinkStats
 from ._loop import LoopThread
@@ -16,7 +17,9 @@ from ._outbox import publish_command
 from ._runtime import Runtime
 from ._types import Data, Headers
 from ._waiter import Abandoned, Lock, LongLock, Waiter
-from .errors import ClosedError, MaxPayloadError, RequestTimeoutError
+from .connections import Connections
+from .errors import ClosedError, RequestTimeoutError
+from .jetstream import JetStream
 from .message import Message
 from .options import (
     ConnectOptions,
@@ -29,15 +32,18 @@ from .options import (
     check_headers,
     check_line,
     check_queue,
+    check_size,
     check_subject,
     check_subscription,
-    headers_size,
-    redact,
 )
 from .registry import OnlineRegistry, online_clients
 from .replies import Replies, ReplyInbox, Sentinel, empty_payload
 from .requester import PendingRequest, ResponseStream, StreamSource
+from .service import Service, StatsHandler
 from .subscription import Handler, Subscription
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
 
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
 
@@ -78,7 +84,7 @@ class PoolStats(NamedTuple):
         return sum(link.streams for link in self.connections)
 
 
-class Pool:
+class Pool(Connections):
     """Connections to NATS behind one background thread; thread-safe, meant to be made once per process and shared.
 
     The constructor only checks its arguments. The pool opens on first use, with ``open()``, or as a context manager, and is
@@ -193,7 +199,7 @@ class Pool:
         self._state = _NEW
         self._runtime: Optional[Runtime] = None
         self._attached: List[Attached] = []
-        self._readers: weakref.WeakSet[Subscription] = weakref.WeakSet()  # end when nobody holds them
+        self._readers: weakref.WeakSet[Attached] = weakref.WeakSet()  # end when nobody holds them
 
     def _after_fork_in_child(self) -> None:
         _fork.park((self._runtime, self._attached, list(self._readers)))
@@ -290,6 +296,19 @@ class Pool:
         finally:
             self.close(deadline.at_most(5.0) if not deadline.passed() else 0.5)
 
+    def close_at_exit(self, timeout: float) -> None:
+        """For the end of the interpreter: services answer the requests that they took, then the pool is closed.
+
+        Takes ``timeout`` seconds at most, of which the last quarter is for closing.
+        """
+        deadline = Deadline(timeout)
+        with self._lock:
+            services = [thing for thing in self._attached if isinstance(thing, Service)]
+        answering = Deadline(0.75 * timeout)
+        for service in services:
+            service._answer_all(answering)
+        self.close(max(deadline.at_most(timeout), 0.25 * timeout))
+
     def __enter__(self) -> Pool:
         return self.open()
 
@@ -301,6 +320,23 @@ class Pool:
         with self._lock:
             self._check_not_closed()
             self._attached.append(thing)
+
+    def _attach_weakly(self, thing: Attached) -> None:
+        """End ``thing`` with the pool if somebody still holds it then."""
+        with self._lock:
+            self._check_not_closed()
+            self._readers.add(thing)
+
+    def _report(self, error: Exception) -> None:
+        """Log an error that has no caller to be raised to, and hand it to the ``error_callback``."""
+        runtime = self._runtime
+        if runtime is not None:
+            runtime.report(error)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` or ``drain`` was called."""
+        return self._state == _CLOSED
 
     def _check_not_closed(self) -> None:
         if self._state == _CLOSED:
@@ -349,15 +385,8 @@ class Pool:
         limit = self._timeout if timeout is None else self._limit(timeout)
         link = self._link()
         if checked is not None or len(data) > link.connection.max_payload:
-            self._check_size(link, data, checked)
+            check_size(data, checked, link.connection.max_payload)
         link.outbox.publish(publish_command(subject, data, reply, checked), limit)
-
-    @staticmethod
-    def _check_size(link: Link, data: bytes, headers: Headers, extra: int = 0) -> None:
-        size = len(data) + extra + (headers_size(headers) if headers else 0)
-        limit = link.connection.max_payload
-        if size > limit:
-            raise MaxPayloadError(size, limit)
 
     def flush(self, timeout: Optional[float] = None) -> None:
         """Wait until the server has processed everything that was published before, by any thread.
@@ -395,20 +424,25 @@ class Pool:
         data = check_data(data)
         checked = check_headers(headers)
         deadline = Deadline(self._limit(timeout))
+        try:
+            msg = self._ask(subject, data, checked, deadline)
+        except Abandoned:
+            raise RequestTimeoutError(f"no reply came from {subject!r} within {deadline.timeout:g} s") from None
+        return Message(msg.subject, msg.data, msg.reply, msg.headers, respond=self._respond)
+
+    def _ask(self, subject: str, data: bytes, headers: Headers, deadline: Deadline) -> Msg:
+        """One request, checked, and its reply as nats-py parsed it. Raises ``Abandoned`` at the deadline."""
         link = self._link(deadline)
         link.loop.refuse_here()
-        self._check_size(link, data, checked)
+        check_size(data, headers, link.connection.max_payload)
         pending = PendingRequest(link, subject)
         link.register(pending.token, pending, ticking=False)
         try:
-            command = publish_command(subject, data, pending.inbox, checked)
+            command = publish_command(subject, data, pending.inbox, headers)
             link.outbox.publish(command, deadline.remaining(), pending)
-            msg = pending.wait(deadline)
-        except Abandoned:
-            raise RequestTimeoutError(f"no reply came from {subject!r} within {deadline.timeout:g} s") from None
+            return pending.wait(deadline)
         finally:
             link.forget(pending.token)
-        return Message(msg.subject, msg.data, msg.reply, msg.headers, respond=self._respond)
 
     def request_many(
         self,
@@ -443,7 +477,7 @@ class Pool:
         is_last = empty_payload if sentinel is True else (sentinel or None)
         deadline = Deadline(total)
         link = self._link(deadline)
-        self._check_size(link, data, checked)
+        check_size(data, checked, link.connection.max_payload)
         inbox = ReplyInbox(link, subject)
         try:
             link.outbox.publish(publish_command(subject, data, inbox.inbox, checked), deadline.remaining(), inbox)
@@ -461,6 +495,7 @@ class Pool:
         *,
         queue: str = "",
         handler: Optional[Handler] = None,
+        max_msgs: int = 0,
         pending_messages: int = 65_536,
         pending_bytes: int = 64 * 1024 * 1024,
         timeout: Optional[float] = None,
@@ -470,6 +505,7 @@ class Pool:
         queue: the queue group, of whose members one gets each message.
         handler: ``handler(message)``, called for one message at a time, in order, on the pool's handler threads; what it
             raises is logged and reported. Without one, iterate the subscription or call its ``next_msg``.
+        max_msgs: end the subscription after so many messages, 0 for never.
         pending_messages, pending_bytes: how much may wait for a slow reader before newer messages are dropped.
 
         Raises BadSubjectError, PermissionDeniedError, RequestTimeoutError, ConnectError, ClosedError, TypeError or
@@ -480,6 +516,7 @@ class Pool:
             check_line(subject, check_queue(queue))
         if handler is not None:
             check_callable(handler, "handler")
+        check_count(max_msgs, "max_msgs", least=0)
         check_count(pending_messages, "pending_messages")
         check_count(pending_bytes, "pending_bytes")
         deadline = Deadline(self._limit(timeout))
@@ -495,11 +532,12 @@ class Pool:
             respond=self._respond,
             on_error=runtime.report,
             on_end=_detach_from(self),
+            max_msgs=max_msgs,
             pending_messages=pending_messages,
             pending_bytes=pending_bytes,
         )
         if handler is None:
-            self._readers.add(subscription)
+            self._attach_weakly(subscription)
         else:
             self._attach(subscription)  # the caller need not hold it
         try:
@@ -508,6 +546,72 @@ class Pool:
             subscription.unsubscribe()
             raise
         return subscription
+
+    def jetstream(
+        self,
+        *,
+        prefix: Optional[str] = None,
+        domain: Optional[str] = None,
+        timeout: Optional[float] = None,
+        publish_retries: int = 2,
+        publish_retry_wait: float = 0.25,
+        publish_async_max_pending: int = 4000,
+    ) -> JetStream:
+        """JetStream through this pool; costs nothing and does not connect yet.
+
+        prefix, domain: where JetStream's API is to be found, if not below ``$JS.API``; a domain's is ``$JS.<domain>.API``.
+        timeout: seconds that each call may take; the pool's if None.
+        publish_retries, publish_retry_wait: how often a publish that no stream answered is repeated (a stream may be
+            electing its leader), and after how many seconds (ADR-22).
+        publish_async_max_pending: how many messages of ``publish_async`` may be on their way at a time.
+
+        Raises TypeError, ValueError, BadSubjectError.
+        """
+        if prefix is not None and domain is not None:
+            raise ValueError("prefix and domain are two ways to say the same thing: pass one of them")
+        settings = Settings(
+            api_prefix(prefix, domain),
+            check_count(publish_retries, "publish_retries", least=0),
+            check_interval(publish_retry_wait, "publish_retry_wait"),
+            check_count(publish_async_max_pending, "publish_async_max_pending"),
+        )
+        return JetStream(self, settings=settings, timeout=timeout)
+
+    # -- services -----------------------------------------------------------------------------------------------------
+
+    def add_service(
+        self,
+        name: str,
+        version: str,
+        *,
+        description: str = "",
+        metadata: Optional[Mapping[str, str]] = None,
+        queue_group: str = "q",
+        stats_handler: Optional[StatsHandler] = None,
+        max_workers: int = 16,
+        max_queued: int = 16,
+    ) -> Service:
+        """Start a micro service (ADR-32), to which endpoints are then added; returns once it can be found.
+
+        The parameters are those of ``Service``. Raises what it raises, and ConnectError, PermissionDeniedError,
+        RequestTimeoutError, ClosedError.
+        """
+        service = Service(
+            self,
+            name,
+            version,
+            description=description,
+            metadata=metadata,
+            queue_group=queue_group,
+            stats_handler=stats_handler,
+            max_workers=max_workers,
+            max_queued=max_queued,
+        )
+        try:
+            return service.start()
+        except BaseException:
+            service.close()
+            raise
 
     # -- streams ------------------------------------------------------------------------------------------------------
 
@@ -550,7 +654,7 @@ class Pool:
         start = Deadline(total.at_most(self._timeout))
         link = self._link(start)
         protocol_headers = 200 + (0 if connect_id is None else len(connect_id.encode()))
-        self._check_size(link, data, checked, protocol_headers)
+        check_size(data, checked, link.connection.max_payload, protocol_headers)
         source = StreamSource(
             link,
             self.registry,
@@ -687,7 +791,7 @@ class Pool:
 
     def __repr__(self) -> str:
         stats = self.stats()
-        servers = ", ".join(redact(url) for url in self._options.urls)
+        servers = ", ".join(self._options.redacted())
         return (
             f"<Pool {self.name!r} {servers} {stats.state}: {stats.connected} of {self._size} connected, "
             f"{stats.streams} streams, {stats.subscriptions} subscriptions, {stats.handlers_running} handlers running>"

@@ -21,7 +21,7 @@ class OpenPool(Protocol):
     registry: OnlineRegistry
 
     def announce(self, connect_id: str, *, online: bool) -> None: ...
-    def close(self, timeout: float) -> None: ...
+    def close_at_exit(self, timeout: float) -> None: ...
 
 
 # By id; single dict operations only, so that any thread may look while others open and close.
@@ -76,9 +76,9 @@ def _announce(connect_id: str, *, online: bool) -> None:
 
 @atexit.register
 def _close_at_exit() -> None:
-    """Write out what was published last: the loop's thread is a daemon, so it still runs here, but not for long."""
+    """Answer what services took, and write out what was published last: daemon threads still run here, but not for long."""
     for pool in _pools():
         try:
-            pool.close(_EXIT_TIMEOUT)
+            pool.close_at_exit(_EXIT_TIMEOUT)
         except Exception:
             logger.debug("closing %r at exit failed", pool, exc_info=True)

@@ -32,6 +32,8 @@ MAX_BYTES = 64 * 1024 * 1024
 class ReplyInbox:
     """Where the replies arrive: lives while they are wanted, in the link's hands; never refers to its ``Replies``."""
 
+    is_stream = False
+
     def __init__(self, link: Link, subject: str) -> None:
         self.subject = subject
         self.gone = False  # the guard of the queued request

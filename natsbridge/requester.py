@@ -44,6 +44,8 @@ _BUSY_RETRIES = (0.01, 0.03, 0.05)
 class PendingRequest:
     """A request that waits for one reply; addressed by its token."""
 
+    is_stream = False
+
     def __init__(self, link: Link, subject: str) -> None:
         self._link, self.subject = link, subject
         self.token = _wire.stream_token()
@@ -88,6 +90,8 @@ class StreamSource:
 
     It never refers to its ``ResponseStream``, so that a stream nobody holds any more can be cancelled.
     """
+
+    is_stream = True
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ from .errors import (
     PermissionDeniedError,
     StreamError,
 )
-from .options import check_callable, check_chunk, check_count
+from .options import check_callable, check_chunk, check_failure
 from .registry import OnlineRegistry
 
 logger = logging.getLogger("natsbridge")
@@ -67,6 +67,8 @@ class StreamSink:
     It never refers to its ``ResponseSender``, so that a detached one that nobody holds any more ends its stream.
     """
 
+    is_stream = True
+
     def __init__(
         self,
         link: Link,
@@ -82,9 +84,13 @@ class StreamSink:
         probe_interval: float,
         stall_timeout: Optional[float],
         max_resume: float,
+        on_failure: Callable[[_wire.Failure], object],
         on_done: Callable[[StreamSink], None],
     ) -> None:
-        """``params``: what the requester asked for, None when it does not speak the protocol."""
+        """``params``: what the requester asked for, None when it does not speak the protocol.
+
+        ``on_failure``: told when the handler's side ends the stream with an error, before the requester is.
+        """
         self.connect_id = connect_id
         self.lease = None if params is None else params.lease
         self.deadline = deadline
@@ -92,7 +98,7 @@ class StreamSink:
         self.detached = False
         self._link, self._registry, self._callbacks = link, registry, callbacks
         self._inbox = inbox
-        self._on_done = on_done
+        self._on_failure, self._on_done = on_failure, on_done
         if params is not None:
             window, max_bytes = min(window, params.window), min(max_bytes, params.bytes)
         self._relayed = _wire.crosses_accounts(inbox)
@@ -180,8 +186,12 @@ class StreamSink:
 
     def end(self, failure: Optional[_wire.Failure] = None) -> None:
         with self._lock:
-            if self._outgoing.end(failure):
-                self._schedule()
+            if not self._outgoing.end(failure):
+                return
+        if failure is not None:
+            self._on_failure(failure)
+        with self._lock:
+            self._schedule()
 
     def _schedule(self) -> None:
         """Inside the lock: have the writer come for what there is to write."""
@@ -400,12 +410,8 @@ class ResponseSender:
 
         ``code``: 0 to 999999; ``description``: shortened to one line of at most 1,024 characters.
         """
-        check_count(code, "code", 0)
-        if code > 999999:
-            raise ValueError(f"code must be at most 999999, not {code}")
-        if not isinstance(description, str):
-            raise TypeError(f"description must be a str, not {description!r}")
-        self._own().end(_wire.Failure(code, description))
+        failure = check_failure(code, description)
+        self._own().end(failure)
 
     def is_online(self) -> bool:
         """Whether the client is still there, as far as is known; costs nothing. False once the stream is over."""

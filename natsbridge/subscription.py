@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Callable, Optional
 
@@ -24,6 +25,7 @@ from .errors import (
     SlowConsumerError,
 )
 from .message import Message, Respond
+from .options import check_count
 
 logger = logging.getLogger("natsbridge")
 
@@ -47,15 +49,23 @@ class _Inflow:
         self._respond, self._on_error = respond, on_error
         self.mailbox: Mailbox[Message] = Mailbox(pending_messages, pending_bytes)
         self.on_message: Optional[Callable[[], None]] = None
-        self.dropped = 0
+        self.on_limit: Callable[[], None] = lambda: None
+        self.limit = 0  # messages after which the subscription ends, 0 for never
+        self.delivered = self.dropped = 0
 
     async def deliver(self, msg: Msg) -> None:
         """On the loop; never waits, so that nothing piles up in nats-py, which would drop what is in the middle."""
+        if self.mailbox.closed:
+            return
         message = Message(msg.subject, msg.data, msg.reply, msg.headers, respond=self._respond)
+        self.delivered += 1
         if not self.mailbox.offer(message, len(msg.data)):
             self.slow()
         elif self.on_message is not None:
             self.on_message()
+        if self.limit and self.delivered >= self.limit:
+            self.mailbox.close()
+            self.on_limit()
 
     def slow(self) -> None:
         self.dropped += 1
@@ -88,6 +98,7 @@ class Subscription:
         respond: Respond,
         on_error: Callable[[Exception], None],
         on_end: Callable[[Subscription], None],
+        max_msgs: int,
         pending_messages: int,
         pending_bytes: int,
     ) -> None:
@@ -102,6 +113,8 @@ class Subscription:
             self._inflow.deliver,
             on_denied=self._inflow.denied,
         )
+        self._inflow.limit = max_msgs
+        self._inflow.on_limit = functools.partial(_end_on_loop, link, self._nats)
         self._cond = Condition()  # guards _scheduled
         self._scheduled = False  # a thread runs the handler, or is about to
         if handler is not None:
@@ -175,6 +188,7 @@ class Subscription:
             except (Abandoned, Error):
                 break
             if message is None:
+                self._on_end(self)
                 break
             try:
                 handler(message)
@@ -197,12 +211,24 @@ class Subscription:
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    def unsubscribe(self) -> None:
-        """End the subscription now; messages not yet read or handled are dropped. Does not wait. Idempotent."""
-        if self._generation == _fork.generation:
+    def unsubscribe(self, limit: int = 0) -> None:
+        """End the subscription now; messages not yet read or handled are dropped. Does not wait. Idempotent.
+
+        limit: end it once so many messages have come, those that have come already included; they are all handed out.
+        """
+        check_count(limit, "limit", least=0)
+        if self._generation != _fork.generation:
+            return
+        if limit:
+            self._inflow.limit = limit
+            if self._inflow.delivered >= limit:
+                self.end(None, discard=False)
+        else:
             self.end(None, discard=True)
 
-    close = unsubscribe
+    def close(self) -> None:
+        """As ``unsubscribe()``."""
+        self.unsubscribe()
 
     def end(self, error: Optional[Exception], *, discard: bool) -> None:
         """Take nothing more in; readers get ``error``, or the regular end."""
@@ -237,6 +263,11 @@ class Subscription:
             self.end(None, discard=False)
 
     @property
+    def delivered(self) -> int:
+        """Messages that have come so far."""
+        return self._inflow.delivered
+
+    @property
     def dropped(self) -> int:
         """Messages lost because the reader was too slow."""
         return self._inflow.dropped
@@ -246,6 +277,13 @@ class Subscription:
         """Messages that have arrived and were not read or handled yet."""
         nats = self._nats.nats
         return len(self._inflow.mailbox) + (0 if nats is None else nats.pending_msgs)
+
+    pending_msgs = pending
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of the messages that have arrived and were not read or handled yet."""
+        return self._inflow.mailbox.bytes
 
     @property
     def active(self) -> bool:

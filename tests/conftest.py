@@ -9,12 +9,15 @@ import threading
 import time
 import urllib.request
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional
 
 import pytest
+from nats.js.api import StorageType
 from procs import LONG, Child, StartProgram, WaitFor, wait_until
 
-from natsbridge import Pool, Subscriber
+import natsbridge
+from natsbridge import JetStream, Pool, Subscriber
 from natsbridge.server import EmbeddedServer
 
 if TYPE_CHECKING:
@@ -110,6 +113,21 @@ def subscriber(worker_pool: Pool) -> Iterator[Subscriber]:
 def unique() -> str:
     """A name that no other test has: for subjects, ids, queue groups."""
     return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def js(pool: Pool) -> JetStream:
+    """JetStream of the shared server, through ``pool``."""
+    return pool.jetstream()
+
+
+@pytest.fixture
+def stream(js: JetStream, unique: str) -> Iterator[str]:
+    """The name of an empty stream in memory, for subjects below ``<name>.``."""
+    js.add_stream(name=unique, subjects=[f"{unique}.>"], storage=StorageType.MEMORY)
+    yield unique
+    with suppress(natsbridge.Error):  # the test may have deleted it, or closed the pool
+        js.delete_stream(unique)
 
 
 @pytest.fixture

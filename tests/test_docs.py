@@ -28,6 +28,9 @@ from natsbridge import (
     Replies,
     ResponseSender,
     ResponseStream,
+    Service,
+    ServiceClient,
+    ServiceError,
     StreamRequest,
     Subscriber,
     Subscription,
@@ -184,6 +187,8 @@ KNOWN: Dict[str, Type[Any]] = {
     "replies": Replies,
     "sender": ResponseSender,
     "server": EmbeddedServer,
+    "service": Service,
+    "client": ServiceClient,
     "stream": ResponseStream,
     "subscriber": Subscriber,
     "subscription": Subscription,
@@ -247,6 +252,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         ("Pool.__init__", Pool.__init__, ()),
         ("Subscriber.__init__", Subscriber.__init__, ("pool_or_servers",)),
         ("Pool.stream", Pool.stream, ("subject",)),
+        ("Service.__init__", Service.__init__, ("pool", "name", "version")),
     ],
 )
 def test_the_guide_has_every_option_and_its_default(
@@ -274,6 +280,29 @@ def test_the_guide_has_every_reason() -> None:
     assert sorted(first_words(GUIDE, "reasons: offline")) == sorted(responder.OFFLINE_REASONS)
     documented = re.findall(r"``(\w+)``", ResponseStream.end_reason.__doc__ or "")
     assert sorted(first_words(GUIDE, "reasons: end")) == sorted(documented)
+
+
+def test_the_guides_service(pool: Pool, worker_pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
+    """It serves as it stands there, and so do those who ask it and look at it."""
+    served: Dict[str, Any] = {"pool": worker_pool, "__name__": "worker"}
+    exec(block_with(GUIDE, "python", "add_service"), served)
+    try:
+        asks = [block for block in blocks(GUIDE, "python") if "raise_for_error" in block]
+        looks = block_with(GUIDE, "python", "ServiceClient(pool)")
+        for code in (*asks, looks):
+            exec(code, {"pool": pool})
+        assert list(pool.stream("orders.export")) == [b"7 12"]
+        with pytest.raises(ServiceError, match="404: no such order"):
+            pool.request("orders.find", b"8").raise_for_error()
+        service: Service = served["service"]
+        assert capsys.readouterr().out.splitlines() == [
+            *[repr(b'{"total": 12}')] * len(asks),
+            f"{service.id} 1.0.0",
+            f"orders orders.find {len(asks)} 0",
+            "orders orders.export 0 0",
+        ]
+    finally:
+        served["service"].stop()
 
 
 @pytest.mark.process

@@ -8,6 +8,7 @@ import pickle
 from typing import Any, Dict, List, Tuple, Type
 
 import nats.errors
+import nats.js.errors
 import pytest
 
 import natsbridge
@@ -19,12 +20,16 @@ SAMPLES: List[Tuple[NatsBridgeError, Dict[str, Any]]] = [
     (errors.NatsBridgeError("something failed"), {"message": "something failed"}),
     (errors.ClientOfflineError("client-7", "offline"), {"connect_id": "client-7", "reason": "offline"}),
     (errors.ClientOfflineError(None, "cancelled"), {"connect_id": None, "reason": "cancelled"}),
+    (errors.ServiceError(409, "taken"), {"code": 409, "description": "taken"}),
     (errors.StreamError(418, "teapot"), {"code": 418, "description": "teapot"}),
     (errors.ResponderLostError("the responder is gone"), {"message": "the responder is gone"}),
     (errors.StreamGapError(3, 5), {"expected": 3, "got": 5}),
-    (errors.BusyError("all are busy"), {"message": "all are busy"}),
+    (errors.BusyError("all are busy"), {"message": "all are busy", "description": "all are busy"}),
     (errors.NoRespondersError("a.b"), {"subject": "a.b"}),
+    (errors.NoStreamResponseError("a.b"), {"subject": "a.b"}),
     (errors.RequestTimeoutError("no reply came"), {"message": "no reply came"}),
+    (errors.PublishManyError([None], {0: errors.ClosedError("it is closed")}), {}),
+    (errors.FetchTimeoutError("no message came"), {"message": "no message came"}),
     (errors.ConnectError("no server"), {"message": "no server"}),
     (errors.DisconnectedError("it broke"), {"message": "it broke"}),
     (errors.ClosedError("it is closed"), {"message": "it is closed"}),
@@ -98,6 +103,8 @@ def test_one_root_catches_all(cls: Type[BaseException]) -> None:
         (errors.NoRespondersError, nats.errors.NoRespondersError),
         (errors.RequestTimeoutError, nats.errors.TimeoutError),
         (errors.RequestTimeoutError, TimeoutError),
+        (errors.FetchTimeoutError, nats.js.errors.FetchTimeoutError),
+        (errors.FetchTimeoutError, errors.RequestTimeoutError),
         (errors.ConnectError, nats.errors.NoServersError),
         (errors.DisconnectedError, nats.errors.StaleConnectionError),
         (errors.ClosedError, nats.errors.ConnectionClosedError),
@@ -115,6 +122,18 @@ def test_who_catches_the_class_of_nats_py_or_python_goes_on_doing_so(
     cls: Type[BaseException], also: Type[BaseException]
 ) -> None:
     assert issubclass(cls, also)
+
+
+def test_streams_and_busy_workers_fail_as_services_do() -> None:
+    assert issubclass(errors.StreamError, errors.ServiceError)
+    assert issubclass(errors.BusyError, errors.ServiceError)
+    busy = pickle.loads(pickle.dumps(errors.BusyError("all are busy")))
+    assert (busy.code, busy.description, busy.data) == (503, "all are busy", b"")
+
+
+def test_the_payload_of_a_services_error_survives_pickling() -> None:
+    again = pickle.loads(pickle.dumps(errors.ServiceError(409, "taken", b"{}")))
+    assert (again.code, again.description, again.data) == (409, "taken", b"{}")
 
 
 def test_a_timeout_prints_plain_text() -> None:

@@ -142,3 +142,44 @@ def test_request_reply(run: Run, server: EmbeddedServer) -> None:
         "no responders on subject 'nobody.there': is a worker subscribed to it?",
         *(f"news.{number} item {number}" for number in range(3)),
     ]
+
+
+def test_service(run: Run, wait_for: WaitFor) -> None:
+    one, two = run("service", "serve"), run("service", "serve")
+    ids = {wait_for(program.lines, what="the service to serve")[0].split()[1] for program in (one, two)}
+
+    count = run("service", "count", "15")
+    wait_for(count.lines, what="the first number")
+    added, wrong = run("service", "add", "1", "2", "3"), run("service", "add", "x")
+    assert added.wait() == 0
+    assert added.lines() == ["6"]
+    assert wrong.wait() == 1
+    assert wrong.lines() == ["the service answered with error 400: that is not a list of numbers"]
+
+    def looked() -> List[str]:
+        look = run("service", "look")
+        assert look.wait() == 0
+        there = {line.split()[-1] for line in look.lines() if line.startswith("calculator 1.0.0 ")}
+        return look.lines() if there == ids else []  # one that is slow to answer is not waited for
+
+    found = wait_for(looked, what="both instances to be found")
+    assert {line.split(":")[0] for line in found if line.startswith("  ")} == {"  numbers.add", "  numbers.count"}
+    assert sum(int(line.split()[3]) for line in found if line.startswith("  ")) == 1  # the errors of all
+
+    for program in (one, two):  # the stream goes on to its end
+        program.process.send_signal(signal.SIGTERM)
+    for program in (one, two):
+        assert program.wait() == 0
+        assert program.lines()[-1] == "stopped"
+    assert count.wait() == 0
+    assert count.lines() == [str(number) for number in range(1, 16)]
+
+    alone = run("service", "add", "1")
+    assert alone.wait() == 1
+    assert alone.lines() == ["no responders on subject 'numbers.add': is a worker subscribed to it?"]
+
+
+def test_service_explains_itself(run: Run) -> None:
+    program = run("service")
+    assert program.wait() == 1
+    assert any("service.py look" in line for line in program.lines())

@@ -14,23 +14,37 @@ PACKAGE = Path(natsbridge.__file__).parent
 
 # The core, from the bottom: a module imports from layers below its own only.
 LAYERS: List[Set[str]] = [
-    {"_deadline", "_fork", "_threads", "_types", "_wire", "errors"},
+    {"_arguments", "_deadline", "_fork", "_threads", "_types", "_wire", "errors"},
     {"_outgoing", "_waiter", "message", "options"},
     {"_incoming", "_loop", "_mailbox", "_workers", "registry"},
     {"_connection", "_outbox"},
     {"_link"},
     {"_runtime", "presence", "process", "replies", "requester", "responder", "subscription"},
+    {"_blocking", "_intake", "_serving", "connections", "jsmessage"},
+    {"_context", "_discovery", "_endpoint", "_handling", "_pulls", "_pushed", "_registration"},
+    {"_acks", "_group", "_reading", "manager"},
+    {"publishing", "pulling", "pushing", "service", "service_client"},
+    {"ordered"},
+    {"jetstream"},
     {"pool"},
-    {"_registration"},
     {"subscriber"},
 ]
 CORE: Dict[str, int] = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 
 # Who may know the client library below, and who the event loop.
-NATS = {"errors", "_connection", "_link", "_registration", "presence", "replies", "requester", "responder", "subscription"}
-NATS_CLIENT = {"_connection"}  # all the others know the errors and the message it hands over
-ASYNCIO = {"_loop", "_connection", "_outbox", "_link", "_runtime", "requester", "responder"}
-THREADING = {"_threads", "_waiter", "_workers", "subscriber"}
+NATS_CLIENT = {"_connection"}
+NATS_FACADES = {  # they reuse what it builds on its client
+    "_acks", "_arguments", "_blocking", "_context", "_pushed", "jetstream", "manager", "ordered", "publishing", "pulling",
+    "pushing",
+}  # fmt: skip
+NATS = {  # all the others know what can be had without the client: errors, messages, a service's figures
+    *NATS_CLIENT,
+    *NATS_FACADES,
+    "errors", "_discovery", "_endpoint", "_group", "_handling", "_intake", "_link", "_pulls", "_registration", "jsmessage",
+    "presence", "replies", "requester", "responder", "service", "service_client", "subscription",
+}  # fmt: skip
+ASYNCIO = {"_loop", "_connection", "_discovery", "_outbox", "_link", "_runtime", "requester", "responder"}
+THREADING = {"_threads", "_waiter", "_workers", "_serving", "service"}
 
 # Tools around the core: they may use all of it, and nothing of it may use them.
 TOOLS: Dict[str, Set[str]] = {
@@ -121,17 +135,19 @@ def test_who_knows_what(package: str, allowed: Set[str]) -> None:
 
 
 def test_one_module_knows_the_client_of_nats_py() -> None:
-    small = {"nats.errors", "nats.aio.msg"}
+    small = {"nats.errors", "nats.js.errors", "nats.aio.msg", "nats.micro.request", "nats.micro.service"}
     using = {m for m in CORE if any(name.split(".")[0] == "nats" and name not in small for name in outside(m))}
-    assert using == NATS_CLIENT
+    assert using == NATS_CLIENT | NATS_FACADES
+    assert not {m for m in NATS_FACADES if "nats.aio.client" in outside(m)}
 
 
 @pytest.mark.parametrize("module", sorted(CORE))
 def test_the_core_needs_nothing_but_the_standard_library_and_nats(module: str) -> None:
     standard = {
-        "__future__", "_thread", "asyncio", "atexit", "collections", "concurrent", "contextlib", "dataclasses",
-        "functools", "hashlib", "inspect", "itertools", "json", "logging", "math", "operator", "os", "random", "re",
-        "secrets", "signal", "ssl", "struct", "sys", "threading", "time", "typing", "urllib", "weakref",
+        "__future__", "_thread", "asyncio", "atexit", "collections", "concurrent", "contextlib", "copy", "dataclasses",
+        "datetime", "email", "enum", "functools", "hashlib", "inspect", "itertools", "json", "logging", "math", "operator",
+        "os", "random", "re", "secrets", "signal", "ssl", "struct", "sys", "threading", "time", "typing", "urllib",
+        "weakref",
     }  # fmt: skip
     optional = {"uvloop"} if module == "_loop" else {"gevent"} if module == "_threads" else set()
     roots = {name.split(".")[0] for name in outside(module)}

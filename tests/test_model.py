@@ -584,6 +584,37 @@ def test_a_lost_connection_is_no_reader_that_stopped(config: Config, seconds: fl
 
 
 @given(
+    interval=st.sampled_from([0.5, INTERVAL]),
+    pause=st.floats(0.1, 3.0),
+    masked=st.booleans(),
+    seed=seeds,
+    latency=latencies,
+)
+@effort(40)
+def test_a_frozen_requester_is_unreachable_also_while_it_is_sent_to(
+    interval: float, pause: float, masked: bool, seed: int, latency: float
+) -> None:
+    """Its connection stands, so nothing bounces, and its window is far from full: three probe intervals decide."""
+    config = Config(window=4096, responder_window=4096, max_bytes=1 << 20, responder_bytes=1 << 20)
+    world = started(config._replace(probe_interval=interval, responder_interval=interval), seed, latency)
+    world.masked = masked
+    world.responder.send([10])
+    world.run(1.0)
+    world.requester.suspend()
+    frozen = world.now
+    while world.responder.reason is None and world.now < 60.0:
+        world.run(pause)
+        world.responder.send([10])
+    assert world.responder.reason == "unreachable", world
+    assert 3 * interval <= world.now - frozen <= 4 * interval + 5 * TICK + 2 * latency + pause, world
+    assert len(world.responder.pushed) < 4096
+    world.finish()
+    assert world.requester.reason == "error", "the requester that wakes up is told"
+    assert world.requester.incoming.ended is not None
+    assert world.requester.incoming.ended.failure == _wire.library_failure("unknown")
+
+
+@given(
     config=configs(probe_interval=intervals, responder_interval=intervals),
     chunks=chunk_lists,
     seed=seeds,

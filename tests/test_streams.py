@@ -1063,13 +1063,16 @@ def test_busy_is_tried_again_and_then_raised(server: EmbeddedServer, pool: Pool,
         subscriber.stream_subscribe_handler(unique, occupy)
         first = pool.stream(unique)
         wait_for(lambda: subscriber.stats()[0].running == 1)
-        began = time.monotonic()
-        stream = pool.stream(unique)
-        with pytest.raises(BusyError, match=unique):
-            next(stream)
-        assert 0.08 < time.monotonic() - began < SHORT
-        assert stream.end_reason == "error"
-        assert subscriber.stats()[0].refused == 4
+        took: List[float] = []
+        for _ in range(5):
+            began = time.monotonic()
+            stream = pool.stream(unique)
+            with pytest.raises(BusyError, match=unique):
+                next(stream)
+            took.append(time.monotonic() - began)
+            assert stream.end_reason == "error"
+        assert 0.08 < min(took) < 0.2  # the machine may be busy, too, but not each time
+        assert subscriber.stats()[0].refused == 4 * len(took)
         threading.Timer(0.02, gate.set).start()
         assert list(pool.stream(unique)) == [b"done"]  # free again at the second or third try
         assert list(first) == [b"done"]
@@ -1611,7 +1614,7 @@ def test_a_chunk_that_never_arrives_ends_the_stream_with_a_gap(server: EmbeddedS
         assert [next(stream), next(stream)] == [b"1", b"2"]
         with pytest.raises(StreamGapError) as caught:
             next(stream)
-        assert caught.value.expected == 3
+        assert (caught.value.expected, caught.value.got) == (3, 6)  # of the five chunks, and the end behind them
         assert stream.end_reason == "gap"
 
 

@@ -98,6 +98,39 @@ def test_unsubscribing_wakes_whoever_waits(pool: Pool, unique: str) -> None:
     assert outcome == [[]]
 
 
+def test_a_subscription_may_end_after_so_many_messages(pool: Pool, unique: str, wait_for: WaitFor) -> None:
+    sub = pool.subscribe(unique, max_msgs=3)
+    publish(pool, unique, 5)
+    assert [number(message) for message in sub] == [0, 1, 2]
+    assert sub.delivered == 3
+    assert not sub.active
+    wait_for(lambda: pool.stats().subscriptions == 1, what="the end of the subscription")
+    handled: List[int] = []
+    sub = pool.subscribe(unique, max_msgs=3, handler=lambda message: handled.append(number(message)))
+    publish(pool, unique, 5)
+    wait_for(lambda: len(handled) == 3 and pool.stats().subscriptions == 1, what="the end of the subscription")
+    assert handled == [0, 1, 2]
+
+
+def test_unsubscribing_may_wait_for_so_many_messages(pool: Pool, unique: str, wait_for: WaitFor) -> None:
+    sub = pool.subscribe(unique)
+    publish(pool, unique, 2)
+    sub.unsubscribe(limit=4)
+    publish(pool, unique, 5)
+    assert [number(message) for message in sub] == [0, 1, 0, 1]
+    sub = pool.subscribe(unique)
+    publish(pool, unique, 2)
+    wait_for(lambda: sub.pending_msgs == 2, what="both messages")
+    assert sub.pending_bytes == 4
+    sub.unsubscribe(limit=1)  # more have come already: all of these are handed out
+    assert [number(message) for message in sub] == [0, 1]
+    for wrong in (-1, 1.5, "1", True):
+        with pytest.raises((TypeError, ValueError)):
+            sub.unsubscribe(wrong)  # type: ignore[arg-type]
+        with pytest.raises((TypeError, ValueError)):
+            pool.subscribe(unique, max_msgs=wrong)  # type: ignore[arg-type]
+
+
 def test_wildcards(pool: Pool, unique: str) -> None:
     with pool.subscribe(f"{unique}.*.end") as star, pool.subscribe(f"{unique}.>") as rest:
         for subject in ("a.end", "b.end", "a.b.end", "a"):

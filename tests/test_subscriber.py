@@ -945,6 +945,20 @@ def test_closing_ends_streams_with_an_error_on_both_sides(
         subscriber.stream_subscribe_handler(unique, serve)
 
 
+def test_closing_ends_detached_senders(server: EmbeddedServer, pool: Pool, unique: str, wait_for: WaitFor) -> None:
+    keeper = Keeper()
+    with Subscriber(server.url) as subscriber:
+        subscriber.stream_subscribe_handler(unique, keeper)
+        stream = pool.stream(unique)
+        assert next(stream) == b"handler"
+        wait_for(lambda: subscriber.stats()[0].running == 0)
+        subscriber.close()
+        with pytest.raises(ResponderLostError, match="shutting down"):
+            next(stream)
+        with pytest.raises(ClosedError):
+            keeper.senders[0].send(b"x")
+
+
 def test_closing_refuses_what_is_queued(
     worker_pool: Pool, pool: Pool, unique: str, gate: threading.Event, wait_for: WaitFor
 ) -> None:
@@ -981,7 +995,7 @@ def test_a_request_that_crosses_the_close_does_not_hold_it_up(
 
     subscriber = Subscriber(worker_pool)
     subscriber.stream_subscribe_handler(unique, endless)
-    registration = subscriber._registrations[0]
+    registration = subscriber._all(Registration)[0]
     link = registration._link
     assert link is not None
     assert link.loop._loop is not None
@@ -992,7 +1006,7 @@ def test_a_request_that_crosses_the_close_does_not_hold_it_up(
     def crossing(self: Workers, deadline: Deadline) -> bool:
         if self is registration._workers:
             assert link.loop._loop is not None
-            asyncio.run_coroutine_threadsafe(registration._on_request(msg), link.loop._loop).result(LONG)
+            asyncio.run_coroutine_threadsafe(registration._on_message(msg), link.loop._loop).result(LONG)
         return close(self, deadline)
 
     monkeypatch.setattr(Workers, "close", crossing)

@@ -33,7 +33,7 @@ def pytest_report_header() -> str:
 @pytest.fixture(scope="session")
 def javascript() -> bool:
     """Whether JavaScript programs can be run."""
-    command = ["node", "-e", "require('@nats-io/transport-node')"]
+    command = ["node", "-e", "require('@nats-io/transport-node'); require('@nats-io/services')"]
     return bool(shutil.which("node")) and subprocess.run(command, cwd=JS, capture_output=True, check=False).returncode == 0
 
 

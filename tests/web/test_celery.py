@@ -28,6 +28,7 @@ def tasks(nats_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory)
     """The tasks as a client sees them, with a real Celery worker of two processes behind them."""
     folder = tmp_path_factory.mktemp("celery")
     env = {"NATS_URL": nats_server.url, "GATEWAY_SUBJECT": SUBJECT, "CELERY_FOLDER": str(folder)}
+    others = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}  # Celery sees that
     log = folder / "log"
     with log.open("wb") as file:
         command = ["-m", "celery", "-A", "celery_tasks", "worker", "--pool", "prefork", "--concurrency", "2", "-l", "info"]
@@ -37,7 +38,7 @@ def tasks(nats_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory)
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **env, "GATEWAY_OPEN_EARLY": "1", "C_FORCE_ROOT": "1"},
+            env={**others, **env, "GATEWAY_OPEN_EARLY": "1", "C_FORCE_ROOT": "1"},
             start_new_session=True,
         )
     with pytest.MonkeyPatch.context() as patch:

@@ -171,6 +171,7 @@ class Command:
                     "PYTHONUNBUFFERED": "1",
                     "PYTHONDONTWRITEBYTECODE": "1",
                     "SITE_NATSBRIDGE": json.dumps(settings),
+                    "SITE_DATABASE": str(output.with_suffix(".sqlite3")),  # Django never closes one in memory
                     "SITE_DEBUG": "1" if debug else "0",
                 },
             )

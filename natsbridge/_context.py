@@ -1,0 +1,184 @@
+"""nats-py's ``JetStreamContext`` over a ``Channel``: what it does itself with asyncio is done anew here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from email.parser import BytesParser
+from typing import Any, Dict, NamedTuple, Optional
+
+import nats.js.errors
+from nats.js import api
+from nats.js.client import JetStreamContext
+from nats.js.manager import _validate_consumer_name, _validate_stream_name
+
+from . import _wire
+from ._blocking import Channel
+from ._deadline import Deadline
+from ._types import Data
+from .errors import NoRespondersError, NoStreamResponseError
+from .options import check_subject, check_subscription
+
+INACTIVE_THRESHOLD = 300.0  # seconds without a reader after which the server deletes a consumer made for a subscription
+
+
+_PLAIN_ACK = {"stream", "seq", "domain", "duplicate"}
+_HEADER_PARSER = BytesParser()
+
+
+class Settings(NamedTuple):
+    """What a ``JetStream`` hands on to everything that is made from it."""
+
+    prefix: str = api.DEFAULT_PREFIX
+    retries: int = 2  # how often a publish that no stream answered is repeated (ADR-22)
+    retry_wait: float = 0.25  # seconds in between
+    max_pending: int = 4000  # how many messages may wait for their acknowledgement at a time
+
+
+def api_prefix(prefix: Optional[str], domain: Optional[str]) -> str:
+    """Where JetStream's API is. Raises TypeError, BadSubjectError."""
+    if domain is not None:
+        return f"$JS.{check_subject(domain, 'domain')}.API"
+    return api.DEFAULT_PREFIX if prefix is None else check_subject(prefix, "prefix")
+
+
+class Binding(NamedTuple):
+    """What nats-py found or made when it was asked to subscribe: the messages are read by ours."""
+
+    stream: str
+    consumer: str
+    config: Optional[api.ConsumerConfig]  # of a push consumer
+    owned: bool  # made for this subscription alone
+    inbox: Optional[str]
+    deadline: Deadline
+
+
+class Context(JetStreamContext):
+    """For one call. Its coroutines never suspend; what waits for messages is not here."""
+
+    def __init__(self, channel: Channel, settings: Settings) -> None:
+        # Not super().__init__(): it makes asyncio's locks, which on older Pythons need a loop in this thread.
+        self._nc: Any = channel
+        self._prefix = settings.prefix
+        self._timeout = channel.deadline.timeout or 0.0  # nobody looks: the channel has the deadline
+        self._hdr_parser = _HEADER_PARSER
+        self._settings = settings
+
+    async def publish(
+        self,
+        subject: str,
+        payload: Data = b"",
+        timeout: Optional[float] = None,
+        stream: Optional[str] = None,
+        headers: Optional[Dict[str, Any]] = None,
+        msg_ttl: Optional[float] = None,
+    ) -> api.PubAck:
+        """As nats-py's, but: a 503 is tried again (ADR-22), and the caller's headers stay as they are."""
+        channel: Channel = self._nc
+        return publish(channel, self._settings, subject, payload, publish_headers(headers, stream, msg_ttl))
+
+    async def subscribe(  # type: ignore[override]
+        self,
+        subject: str,
+        queue: Optional[str] = None,
+        durable: Optional[str] = None,
+        stream: Optional[str] = None,
+        config: Optional[api.ConsumerConfig] = None,
+        **rest: Any,
+    ) -> Binding:
+        """As nats-py's, but the caller's configuration stays as it is."""
+        check_subscription(subject)
+        config = api.ConsumerConfig() if config is None else dataclasses.replace(config)
+        binding: Any = await super().subscribe(subject, queue, None, durable, stream, config, **rest)
+        found: Binding = binding
+        return found._replace(owned=not (durable or queue or config.durable_name))
+
+    async def subscribe_bind(  # type: ignore[override]
+        self, stream: str, config: api.ConsumerConfig, consumer: str, **_: Any
+    ) -> Binding:
+        """Only says what to bind to."""
+        _validate_stream_name(stream)
+        _validate_consumer_name(consumer)
+        if not config.deliver_subject:
+            raise nats.js.errors.Error(f"consumer {consumer!r} is no push consumer: use pull_subscribe")
+        return Binding(stream, consumer, config, False, None, self._nc.deadline)
+
+    async def pull_subscribe(  # type: ignore[override]
+        self,
+        subject: str,
+        durable: Optional[str] = None,
+        stream: Optional[str] = None,
+        config: Optional[api.ConsumerConfig] = None,
+        **rest: Any,
+    ) -> Binding:
+        """As nats-py's, but the caller's configuration stays as it is, and a consumer of ours outlives a slow reader."""
+        if subject:
+            check_subscription(subject)
+        config = api.ConsumerConfig() if config is None else dataclasses.replace(config)
+        durable = durable or config.durable_name
+        if durable is None and config.inactive_threshold is None:
+            config.inactive_threshold = INACTIVE_THRESHOLD
+        binding: Any = await super().pull_subscribe(subject, durable, stream, config, **rest)
+        found: Binding = binding
+        return found._replace(owned=durable is None)
+
+    async def pull_subscribe_bind(  # type: ignore[override]
+        self,
+        consumer: Optional[str] = None,
+        stream: Optional[str] = None,
+        inbox_prefix: Optional[bytes] = None,
+        pending_msgs_limit: int = 0,
+        pending_bytes_limit: int = 0,
+        name: Optional[str] = None,
+        durable: Optional[str] = None,
+    ) -> Binding:
+        """Only says what to bind to. How much waits is bounded by what is asked for, so the limits are not needed."""
+        _validate_stream_name(stream)
+        consumer = durable or name or consumer
+        _validate_consumer_name(consumer)
+        inbox = None if inbox_prefix is None else f"{inbox_prefix.decode()}{_wire.stream_token()}"
+        return Binding(str(stream), str(consumer), None, False, inbox, self._nc.deadline)
+
+
+def publish(
+    channel: Channel, settings: Settings, subject: str, payload: Data, headers: Optional[Dict[str, Any]]
+) -> api.PubAck:
+    """Publish, and wait for the acknowledgement; on a 503 again, for a stream may be electing its leader (ADR-22)."""
+    check_subject(subject)
+    retries = settings.retries
+    while True:
+        try:
+            return parse_ack(channel.ask(subject, payload, headers).data)
+        except NoRespondersError:
+            left = channel.deadline.remaining()
+            if retries <= 0 or (left is not None and left <= settings.retry_wait):
+                raise NoStreamResponseError(subject) from None
+        retries -= 1
+        time.sleep(settings.retry_wait)
+
+
+def publish_headers(
+    headers: Optional[Dict[str, Any]], stream: Optional[str], msg_ttl: Optional[float]
+) -> Optional[Dict[str, Any]]:
+    """The headers with the expected stream and the message's time to live. Raises ValueError for one that cannot be."""
+    if stream is None and msg_ttl is None:
+        return headers
+    headers = dict(headers or {})
+    if stream is not None:
+        headers[str.__str__(api.Header.EXPECTED_STREAM)] = stream
+    if msg_ttl is not None:
+        if msg_ttl < 1:
+            raise ValueError(f"msg_ttl must be one second or more, not {msg_ttl!r}: the server knows no shorter life")
+        headers[str.__str__(api.Header.MSG_TTL)] = f"{int(msg_ttl)}s"
+    return headers
+
+
+def parse_ack(data: bytes) -> api.PubAck:
+    """A stream's answer to a publish. Raises the error that it holds."""
+    answer = json.loads(data.decode())
+    if answer.keys() <= _PLAIN_ACK:
+        return api.PubAck(**answer)  # what nats-py does in general costs five times as much
+    if "error" in answer:
+        raise nats.js.errors.APIError.from_error(answer["error"])
+    return api.PubAck.from_response(answer)

@@ -1,0 +1,149 @@
+"""``JetStreamMessage``: a message of a consumer, and its acknowledgement."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Optional
+
+from nats.aio.msg import Msg
+from nats.errors import MsgAlreadyAckdError, NotJSMessageError
+
+from . import _fork
+from ._deadline import Deadline, check_timeout
+from ._link import Link
+from ._outbox import publish_command
+from ._waiter import Abandoned, Lock
+from .errors import ForkedError, RequestTimeoutError
+from .message import Message
+from .options import check_line_text
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+_ACK, _NAK, _PROGRESS, _TERM = b"+ACK", b"-NAK", b"+WPI", b"+TERM"
+
+
+class AckPort:
+    """Where the acknowledgements of a consumer's messages go: the connection on which they came."""
+
+    def __init__(self, pool: Pool, link: Link) -> None:
+        self.pool, self.link = pool, link
+        self.timeout = pool._timeout
+        self.generation = _fork.generation
+
+    def tell(self, reply: str, data: bytes) -> None:
+        """Publish; returns once it is queued, and is written after a reconnect if it comes to that."""
+        self.check()
+        self.link.outbox.publish(publish_command(reply, data), self.timeout)
+
+    def nak_from_loop(self, reply: str) -> None:
+        """Give back a message that nobody will read; never blocks."""
+        if reply:
+            self.link.outbox.control(publish_command(reply, _NAK))
+
+    def check(self) -> None:
+        if self.generation != _fork.generation:
+            raise ForkedError("this message was received by the parent process, which has to acknowledge it")
+
+
+class JetStreamMessage(Message):
+    """A message that a consumer delivered; safe to hand to other threads, which may acknowledge it too.
+
+    One of ``ack``, ``ack_sync``, ``nak`` and ``term`` may be called, once: the second raises ``MsgAlreadyAckdError`` and
+    sends nothing. What is not acknowledged within the consumer's ``ack_wait`` is delivered again. In a forked child all
+    four raise ``ForkedError``. Messages without acknowledgement (policy ``none``, ordered consumers) ignore it.
+    """
+
+    __slots__ = ("_acked", "_lock", "_metadata", "_port")
+
+    def __init__(self, msg: Msg, port: AckPort) -> None:
+        super().__init__(msg.subject, msg.data, msg.reply, msg.headers, respond=port.pool._respond)
+        self._port = port
+        self._lock = Lock()  # guards _acked
+        self._acked = False
+        self._metadata: Optional[Msg.Metadata] = None
+
+    @property
+    def metadata(self) -> Msg.Metadata:
+        """Stream, consumer, sequence numbers, ``num_delivered``, ``num_pending`` and time, as nats-py's ``Msg.Metadata``.
+
+        Raises nats-py's NotJSMessageError when the message was not delivered by a consumer.
+        """
+        if self._metadata is None:
+            self._metadata = Msg.Metadata._from_reply(self.reply)
+        return self._metadata
+
+    @property
+    def is_acked(self) -> bool:
+        """Whether ``ack``, ``ack_sync``, ``nak`` or ``term`` was called, by any thread."""
+        return self._acked
+
+    def ack(self) -> None:
+        """It is done: not to be delivered again. Returns once that is queued (see ``Pool.publish``); ``ack_sync`` is sure.
+
+        Raises MsgAlreadyAckdError, NotJSMessageError, RequestTimeoutError (the outbox was full), ClosedError, ForkedError.
+        """
+        self._settle(_ACK)
+
+    def ack_sync(self, timeout: float = 1.0) -> None:
+        """As ``ack``, and wait at most ``timeout`` seconds until the server has it.
+
+        Raises RequestTimeoutError (it may be called again then), NoRespondersError when the consumer is gone, and what
+        ``ack`` raises.
+        """
+        deadline = Deadline(self._port.pool._limit(check_timeout(timeout, optional=False)))
+        self._claim()
+        try:
+            self._port.pool._ask(self.reply, _ACK, None, deadline)
+        except BaseException as error:
+            self._acked = False
+            if isinstance(error, Abandoned):
+                raise RequestTimeoutError(
+                    f"the acknowledgement of a message on {self.subject!r} was not confirmed within {timeout:g} s"
+                ) from None
+            raise
+
+    def nak(self, delay: Optional[float] = None) -> None:
+        """It could not be handled: deliver it again, after ``delay`` seconds (at once if None). Raises as ``ack`` does."""
+        seconds = check_timeout(delay, "delay")
+        if not seconds:
+            self._settle(_NAK)
+        else:
+            self._settle(_NAK + b" " + json.dumps({"delay": int(seconds * 1e9)}).encode())
+
+    def term(self, reason: str = "") -> None:
+        """It can never be handled: do not deliver it again. Raises as ``ack`` does.
+
+        reason: one line for the advisory that the server publishes (nats-server 2.10.4 and later).
+        """
+        check_line_text(reason, "reason")
+        self._settle(_TERM + (b" " + reason.encode() if reason else b""))
+
+    def in_progress(self) -> None:
+        """It is being worked on: start ``ack_wait`` anew. May be called any number of times. Raises as ``ack`` does."""
+        if not self.reply:
+            raise NotJSMessageError
+        if self._acked:
+            raise MsgAlreadyAckdError(self)
+        self._port.tell(self.reply, _PROGRESS)
+
+    def _settle(self, data: bytes) -> None:
+        self._claim()
+        try:
+            self._port.tell(self.reply, data)
+        except BaseException:
+            self._acked = False
+            raise
+
+    def _claim(self) -> None:
+        """Whoever comes first may acknowledge."""
+        self._port.check()
+        if not self.reply:
+            raise NotJSMessageError
+        with self._lock:
+            if self._acked:
+                raise MsgAlreadyAckdError(self)
+            self._acked = True
+
+    def __repr__(self) -> str:
+        return f"<JetStreamMessage {self.subject!r} {len(self.data)} bytes{' acked' if self._acked else ''}>"

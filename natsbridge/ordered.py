@@ -1,0 +1,117 @@
+"""``OrderedConsumer``: every message of a stream in order, each once, through lost messages, connections and servers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Optional
+
+import nats.errors
+import nats.js.errors
+from nats.js import api
+
+from . import _wire
+from ._deadline import Deadline
+from ._pulls import Pulls
+from ._reading import MOMENT
+from .jsmessage import JetStreamMessage
+from .manager import Manager
+from .pulling import PullSubscription
+
+
+class OrderedPulls(Pulls):
+    """Takes only what comes next: a message of an earlier consumer is dropped, and so is one behind a gap."""
+
+    gives_back = False  # nothing is acknowledged
+    consumer = ""
+    consumer_seq = stream_seq = 0  # of the last message taken
+
+    def accepts(self, message: JetStreamMessage) -> bool:
+        metadata = message.metadata
+        if metadata.consumer != self.consumer:
+            return False
+        if metadata.sequence.consumer != self.consumer_seq + 1:
+            self.trouble = f"message {self.consumer_seq + 1} was lost"
+            self.cond.notify_all()
+            return False
+        self.consumer_seq, self.stream_seq = metadata.sequence.consumer, metadata.sequence.stream
+        return True
+
+
+class OrderedConsumer(PullSubscription):
+    """The messages of a stream in order and without gaps; made by ``JetStream.ordered_consumer``.
+
+    Read it like a ``PullSubscription``. It acknowledges nothing and keeps nothing on the server: whenever a message, the
+    connection or its consumer is lost, it makes itself a new consumer behind the last message that was read (ADR-17).
+    Reading ends with nats-py's NotFoundError when the stream is gone.
+    """
+
+    _pulls: OrderedPulls
+
+    def __init__(self, js: Manager, stream: str, config: api.ConsumerConfig, deadline: Deadline) -> None:
+        super().__init__(js, stream, "", owned=True, deadline=deadline)
+        self._config = config
+        #: Messages that the stream held for this consumer when it was made.
+        self.initial_pending = 0
+
+    _pulls_class = OrderedPulls
+
+    def start(self, deadline: Deadline) -> None:
+        """Subscribe and make the first consumer. Raises nats-py's errors, and what ``PullSubscription`` raises."""
+        super().start(deadline)
+        info = self._create(deadline)
+        self.initial_pending = info.num_pending or 0
+        if self._config.deliver_policy == api.DeliverPolicy.NEW and info.delivered is not None:
+            self._pulls.stream_seq = info.delivered.stream_seq  # it begins here, also for a consumer made later
+
+    def _create(self, deadline: Deadline) -> api.ConsumerInfo:
+        pulls = self._pulls
+        name = f"ordered_{_wire.stream_token()}"
+        behind: Any = {}
+        if pulls.stream_seq:
+            behind = {
+                "deliver_policy": api.DeliverPolicy.BY_START_SEQUENCE,
+                "opt_start_seq": pulls.stream_seq + 1,
+                "opt_start_time": None,
+            }
+        config = dataclasses.replace(self._config, name=name, **behind)
+        with pulls.cond:
+            deletion, self.consumer = self._deletion(), name
+            pulls.address(self._next_subject())
+            pulls.consumer, pulls.consumer_seq, pulls.trouble = name, 0, None
+        if deletion is not None:
+            self._link.outbox.control(deletion)
+        within = self._js.with_timeout(deadline.at_most(self._js.timeout))
+        return within.add_consumer(self.stream, config)
+
+    def _deletion(self) -> Optional[bytes]:
+        return super()._deletion() if self.consumer else None
+
+    def _look(self, deadline: Deadline) -> None:
+        """Something was lost: go on with a new consumer."""
+        try:
+            self._create(deadline)
+        except nats.js.errors.NotFoundError:
+            if self._missing:
+                raise
+            self._missing = True  # a server that has just started may not know all of its streams yet
+        except (nats.js.errors.ServiceUnavailableError, nats.errors.TimeoutError):
+            if deadline.at_most(1.0) <= MOMENT:
+                raise
+        else:
+            self._missing = False
+            return
+        self._pulls.trouble = "there is no consumer"
+        self._reader.pause(deadline)
+
+    _missing = False
+
+
+def ordered_config(**given: Any) -> api.ConsumerConfig:
+    """The configuration of an ordered consumer (ADR-17)."""
+    return api.ConsumerConfig(
+        ack_policy=api.AckPolicy.NONE,
+        max_deliver=1,
+        mem_storage=True,
+        num_replicas=1,
+        **given,
+    )
