@@ -30,6 +30,16 @@ class Browser:
                 raise EOFError(f"{marker!r} did not come, but {self.received[-2000:]!r}")
             self.received += data
 
+    def drain_until(self, marker: bytes) -> None:
+        """As ``read_until``, but keep nothing: for more than one wants to hold. Closes."""
+        tail = b""
+        with self.socket:
+            while marker not in tail:
+                data = self.socket.recv(1 << 20)
+                if not data:
+                    raise EOFError(f"{marker!r} did not come")
+                tail = tail[-len(marker) :] + data
+
     def read_all(self) -> Tuple[int, bytes, bool]:
         """Read to the end and close: status, body, and whether the body was complete as far as HTTP can tell."""
         with self.socket:

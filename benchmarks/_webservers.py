@@ -65,6 +65,15 @@ def _uwsgi(app: str, port: int) -> List[str]:
     return [_script("uwsgi"), "--http-socket", f"127.0.0.1:{port}", "--module", app, *options]
 
 
+def _wsgiref(app: str, port: int) -> List[str]:
+    module, _, name = app.partition(":")
+    return _run(
+        "from wsgiref.simple_server import make_server\n"
+        f"from {module} import {name} as app\n"
+        f"make_server('127.0.0.1', {port}, app).serve_forever()"
+    )
+
+
 SERVERS: Dict[str, Command] = {
     "werkzeug": _werkzeug,
     "gunicorn sync": _gunicorn("--worker-class", "sync"),
@@ -75,6 +84,7 @@ SERVERS: Dict[str, Command] = {
     "gunicorn gevent --preload": _gunicorn("--worker-class", "gevent", "--preload"),
     "waitress": _waitress,
     "uWSGI": _uwsgi,
+    "wsgiref": _wsgiref,
 }
 
 
@@ -83,6 +93,12 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 class WebServer:
