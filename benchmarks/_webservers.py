@@ -80,6 +80,8 @@ SERVERS: Dict[str, Command] = {
     "gunicorn sync --preload": _gunicorn("--worker-class", "sync", "--preload"),
     "gunicorn gthread": _gunicorn("--worker-class", "gthread", "--threads", str(THREADS)),
     "gunicorn gthread --preload": _gunicorn("--worker-class", "gthread", "--threads", str(THREADS), "--preload"),
+    "gunicorn gevent": _gunicorn("--worker-class", "gevent", "--worker-connections", "2000"),
+    "gunicorn gevent --preload": _gunicorn("--worker-class", "gevent", "--preload"),
     "waitress": _waitress,
     "uWSGI": _uwsgi,
     "wsgiref": _wsgiref,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Awaitable, Callable, Coroutine, Dict, Optional, Protocol, TypeVar
 
+from . import _fork
 from ._deadline import Deadline
+from ._threads import AnyThread, RealThread, get_ident, patched, real_thread
 from ._waiter import Abandoned, Lock, Waiter
-from .errors import ClosedError, LoopThreadError, NatsBridgeError, RequestTimeoutError
+from .errors import ClosedError, ForkedError, LoopThreadError, NatsBridgeError, RequestTimeoutError
 
 # Not when it is needed, on the loop thread: the lock of a module that is being imported during a fork is never released
 # in the child, which would wait for it for ever.
@@ -37,6 +38,11 @@ C = TypeVar("C", bound=Companion)
 
 
 def _new_event_loop(use_uvloop: Optional[bool]) -> asyncio.AbstractEventLoop:
+    if patched() and (use_uvloop is False or uvloop is None):
+        raise NatsBridgeError(
+            "under gevent.monkey.patch_all() natsbridge needs uvloop, because asyncio's own loop is made of what gevent "
+            "replaces: pip install 'natsbridge[gevent]', and do not switch it off with uvloop=False"
+        )
     if use_uvloop is False or (uvloop is None and use_uvloop is None):
         return asyncio.new_event_loop()
     if uvloop is None:
@@ -54,11 +60,12 @@ class LoopThread:
 
     def __init__(self, name: str, *, use_uvloop: Optional[bool] = None) -> None:
         self.name = name
+        self._generation = _fork.generation
         self._use_uvloop = use_uvloop
         self._gate = Lock()  # guards _closed and the order of submissions against the shutdown
         self._closed = False
         self._loop: Optional[asyncio.AbstractEventLoop] = None
-        self._thread: Optional[threading.Thread] = None
+        self._thread: Optional[AnyThread] = None
         self._ident: Optional[int] = None
         self._companions: Dict[Any, Companion] = {}
 
@@ -67,7 +74,7 @@ class LoopThread:
     def start(self, deadline: Deadline) -> None:
         """Start the thread and return once its loop runs. Raises NatsBridgeError if it does not come up in time."""
         ready: Waiter[None] = Waiter()
-        self._thread = threading.Thread(target=self._main, args=(ready,), name=self.name, daemon=True)
+        self._thread = real_thread(lambda: self._main(ready), self.name)
         self._thread.start()
         try:
             ready.wait(deadline)
@@ -87,10 +94,12 @@ class LoopThread:
         except BaseException as error:
             ready.fail(error)
             return
-        self._ident = threading.get_ident()
-        # Bounded and named: asyncio's own resolver pool is neither.
-        resolver = ThreadPoolExecutor(2, thread_name_prefix=f"{self.name}-resolver")
-        loop.set_default_executor(resolver)
+        self._ident = get_ident()
+        resolver: Optional[ThreadPoolExecutor] = None
+        if not patched():  # under gevent its threads would be greenlets of this one, and uvloop resolves names without
+            # Bounded and named: asyncio's own resolver pool is neither.
+            resolver = ThreadPoolExecutor(2, thread_name_prefix=f"{self.name}-resolver")
+            loop.set_default_executor(resolver)
         asyncio.set_event_loop(loop)
         try:
             self._loop = loop
@@ -103,7 +112,8 @@ class LoopThread:
                     companion.end()
             finally:
                 self._ident = None  # the next thread may be given the same one
-                resolver.shutdown(wait=False)
+                if resolver is not None:
+                    resolver.shutdown(wait=False)
                 asyncio.set_event_loop(None)
                 loop.close()
 
@@ -120,8 +130,11 @@ class LoopThread:
     def stop(self, farewell: Callable[[], Awaitable[None]], deadline: Deadline) -> None:
         """Refuse further work, run ``farewell`` after everything accepted so far, end the loop and join the thread.
 
-        Idempotent and safe from any thread. Never waits beyond the deadline, plus a moment for cancelled tasks.
+        Idempotent and safe from any thread. Never waits beyond the deadline, plus a moment for cancelled tasks. Does
+        nothing in a forked child, where greenlets come here that were opening a pool while their process was forked.
         """
+        if self._generation != _fork.generation:
+            return
         with self._gate:
             first, self._closed = not self._closed, True
             if first and self._loop is not None:
@@ -178,10 +191,22 @@ class LoopThread:
     # -- handing work over --------------------------------------------------------------------------------------------
 
     def is_current(self) -> bool:
-        return threading.get_ident() == self._ident
+        return get_ident() == self._ident
 
     def refuse_here(self) -> None:
-        """Raise LoopThreadError on the loop thread, where any blocking call would wait for itself."""
+        """Raise LoopThreadError on the loop thread, where any blocking call would wait for itself.
+
+        And NatsBridgeError where gevent has patched since the thread was started: what it uses was exchanged below it.
+        """
+        self.refuse_myself()
+        if patched() and not isinstance(self._thread, RealThread):
+            raise NatsBridgeError(
+                f"gevent.monkey.patch_all() was called while {self.name} was running: call it before a pool is opened, "
+                "best before anything else, or close the pool and make a new one"
+            )
+
+    def refuse_myself(self) -> None:
+        """Raise LoopThreadError on the loop thread."""
         if self.is_current():
             raise LoopThreadError(
                 "a blocking natsbridge call was made on the loop thread (in a credentials or reconnect callback?), where "
@@ -190,20 +215,22 @@ class LoopThread:
 
     def post(self, callback: Callable[..., object], *args: Any) -> None:
         """Run ``callback(*args)`` on the loop, in order of posting, without waiting. Raises ClosedError after ``stop``."""
+        if self._generation != _fork.generation:
+            raise ForkedError(f"{self.name} belongs to the parent process: start anew here")
         with self._gate:
             if self._closed or self._loop is None:
                 raise ClosedError(f"{self.name} is closed")
             self._loop.call_soon_threadsafe(callback, *args)
 
     def post_quietly(self, callback: Callable[..., object], *args: Any) -> None:
-        """As ``post``, but also while the loop is being stopped, and silent once it has ended.
+        """As ``post``, but also while the loop is being stopped, and silent once it has ended, or in a forked child.
 
         Takes no lock, so finalizers may use it.
         """
         try:
             if self.is_current():
                 self._loop.call_soon(callback, *args)  # type: ignore[union-attr] # without the write that wakes a loop
-            elif self._loop is not None:
+            elif self._loop is not None and self._generation == _fork.generation:
                 self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:  # the loop is closed already
             pass

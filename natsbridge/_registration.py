@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Set
 
 from nats.aio.msg import Msg
 
-from . import _wire
+from . import _fork, _wire
 from ._deadline import Deadline
 from ._intake import HANDLER_FAILED, NO_REPLY, Counts, Intake, chosen_failure
 from ._outbox import publish_command
@@ -170,6 +170,9 @@ class Registration(Intake):
     def _on_error(self, error: BaseException, request: StreamRequest, sink: StreamSink, counts: Counts) -> None:
         if isinstance(error, (ClientOfflineError, ClosedError)) and sink.done:
             logger.debug("the handler of %s stopped: %s", request.subject, error)
+            return
+        if sink.generation != _fork.generation:
+            logger.debug("the handler of %s ended in a forked child: the parent's goes on", request.subject)
             return
         chosen = chosen_failure(error)
         if chosen is not None:

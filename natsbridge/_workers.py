@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from typing import Callable, Deque, Optional, Set
+from typing import Callable, Deque, Dict, Optional, Set
 
+from . import _fork, _threads
 from ._deadline import Deadline
+from ._threads import AnyThread
 from ._waiter import Condition, Lock
+from .errors import ForkedError
 
 logger = logging.getLogger("natsbridge")
 
@@ -33,7 +36,8 @@ class Workers:
         self._work = Condition(self._lock)  # there is a job, or the end
         self._rest = Condition(self._lock)  # a job has finished
         self._jobs: Deque[Job] = deque()
-        self._threads: Set[threading.Thread] = set()
+        self._threads: Set[AnyThread] = set()
+        self._running: Dict[int, AnyThread] = {}  # those of them that have begun, by what threading takes for their ident
         self._active = 0
         self._started = 0
         self._closed = False
@@ -46,32 +50,62 @@ class Workers:
             if self.max_queued is not None and self._active + len(self._jobs) >= self.max_workers + self.max_queued:
                 return False
             self._jobs.append(job)
-            free = len(self._threads) - self._active
-            if len(self._jobs) <= free or len(self._threads) >= self.max_workers:
+            thread = self._reinforcement()
+            if thread is None:
                 self._work.notify()
                 return True
-            self._started += 1
-            thread = threading.Thread(target=self._run, name=f"{self.name}-{self._started}", daemon=True)
-            self._threads.add(thread)
+        return self._start(thread) or not self._take_back(job)
+
+    def _reinforcement(self) -> Optional[AnyThread]:
+        """Inside the lock: one more thread, to be started outside; None where there are enough, or as many as may be."""
+        free = len(self._threads) - self._active
+        if len(self._jobs) <= free or len(self._threads) >= self.max_workers:
+            return None
+        self._started += 1
+        thread = _threads.user_thread(lambda: self._run(thread), f"{self.name}-{self._started}")
+        self._threads.add(thread)
+        return thread
+
+    def _start(self, thread: AnyThread) -> bool:
         try:
-            thread.start()
+            _threads.start(thread)
         except RuntimeError:  # the interpreter is going down, or the system has no thread left
             logger.exception("%s: no thread could be started", self.name)
             with self._lock:
                 self._threads.discard(thread)
-                if not self._threads and job in self._jobs:
-                    self._jobs.remove(job)
-                    return False
+            return False
         return True
 
-    def _run(self) -> None:
-        me = threading.current_thread()
-        while True:
+    def _take_back(self, job: Job) -> bool:
+        """No thread could be started for the job: True where none is left that would get to it."""
+        with self._lock:
+            if self._threads or job not in self._jobs:
+                return False
+            self._jobs.remove(job)
+            return True
+
+    def _run(self, thread: AnyThread) -> None:
+        generation = _fork.generation
+        with self._lock:
+            self._running[threading.get_ident()] = thread
+        try:
+            self._work_off(thread)
+        except ForkedError:  # only greenlets go on in a forked child; there is no work for them
+            pass
+        finally:
             with self._lock:
-                job = self._next_job(me)
-                if job is None:
-                    return
-                self._active += 1
+                self._threads.discard(thread)
+                self._running.pop(threading.get_ident(), None)
+                serving = generation == _fork.generation and not self._closed
+                successor = self._reinforcement() if serving else None  # where a greenlet was killed while jobs wait
+            if successor is not None:
+                self._start(successor)
+
+    def _work_off(self, thread: AnyThread) -> None:
+        while True:
+            job = self._next_job(thread)
+            if job is None:
+                return
             try:
                 job()
             except BaseException:  # SystemExit too: sys.exit() in a handler must not take the thread with it
@@ -82,19 +116,22 @@ class Workers:
                     self._active -= 1
                     self._rest.notify_all()
 
-    def _next_job(self, me: threading.Thread) -> Optional[Job]:
+    def _next_job(self, thread: AnyThread) -> Optional[Job]:
+        """Take the next job, which is active from then on; None when the thread has to end, which is not counted then."""
         idle_until = Deadline(_IDLE_SECONDS)
-        while not self._jobs:
-            if self._closed or idle_until.passed():
-                self._threads.discard(me)
-                return None
-            self._work.wait_slice(idle_until.remaining())
-        return self._jobs.popleft()
+        with self._lock:
+            while not self._jobs:
+                if self._closed or idle_until.passed():
+                    self._threads.discard(thread)
+                    return None
+                self._work.wait_slice(idle_until.remaining())
+            self._active += 1
+            return self._jobs.popleft()
 
     def is_current(self) -> bool:
         """True on one of these threads, which must not wait for their own end."""
         with self._lock:
-            return threading.current_thread() in self._threads
+            return threading.get_ident() in self._running
 
     def counts(self) -> tuple[int, int, int]:
         """Threads alive, jobs running, jobs queued."""
@@ -118,8 +155,9 @@ class Workers:
             self._jobs.clear()
             self._work.notify_all()
             self._rest.notify_all()
-            threads = list(self._threads)
+            me = self._running.get(threading.get_ident())
+            threads = [thread for thread in self._threads if thread is not me]
         for thread in threads:
-            if thread is not threading.current_thread() and thread.ident is not None:
+            if thread.ident is not None:
                 thread.join(deadline.remaining())
-        return not any(thread.is_alive() for thread in threads if thread is not threading.current_thread())
+        return not any(thread.is_alive() for thread in threads)

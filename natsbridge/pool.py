@@ -16,7 +16,7 @@ from ._loop import LoopThread
 from ._outbox import publish_command
 from ._runtime import Runtime
 from ._types import Data, Headers
-from ._waiter import Abandoned, Lock, Waiter
+from ._waiter import Abandoned, Lock, LongLock, Waiter
 from .connections import Connections
 from .errors import ClosedError, RequestTimeoutError
 from .jetstream import JetStream
@@ -194,7 +194,7 @@ class Pool(Connections):
         _fork.watch(self)
 
     def _reset(self) -> None:
-        self._opening = Lock()  # held while connecting, so that concurrent first uses connect once
+        self._opening = LongLock()  # held while connecting, so that concurrent first uses connect once
         self._lock = Lock()  # guards _state, _runtime and _attached; nothing waits inside it
         self._state = _NEW
         self._runtime: Optional[Runtime] = None
@@ -224,7 +224,8 @@ class Pool(Connections):
         runtime = self._runtime
         if runtime is not None and self._state == _OPEN:
             return runtime
-        if not self._opening.acquire(timeout=deadline.at_most(3600.0)):
+        opening = self._opening  # a forked child gets another one, while a greenlet that was in here goes on there
+        if not opening.acquire(deadline):
             raise RequestTimeoutError(f"another thread was still connecting after {deadline.timeout} s")
         try:
             with self._lock:
@@ -244,7 +245,7 @@ class Pool(Connections):
             process.opened(self)
             return runtime
         finally:
-            self._opening.release()
+            opening.release()
 
     def _make_runtime(self) -> Runtime:
         return Runtime(
@@ -273,7 +274,7 @@ class Pool(Connections):
         process.closed(self)
         if runtime is None:
             return
-        runtime.loop.refuse_here()
+        runtime.loop.refuse_myself()
         if first:
             for thing in attached:
                 thing.pool_closes(deadline)

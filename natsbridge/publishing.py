@@ -25,7 +25,7 @@ class _Slot:
     """The inbox for acknowledgements that a ``JetStream`` and its copies share; another one after a fork."""
 
     def __init__(self) -> None:
-        self.lock = Lock()  # held while connecting, so that concurrent first uses make one inbox
+        self.lock = Lock()  # so that concurrent first uses make one inbox
         self.inbox: Optional[AckInbox] = None
         _fork.watch(self)
 
@@ -143,8 +143,12 @@ class Publisher(Manager):
 
     def _inbox(self) -> AckInbox:
         slot = self._slot
+        inbox = slot.inbox
+        if inbox is not None and inbox.usable:
+            return inbox
+        link = self._pool._link()  # which may take as long as connecting does
         with slot.lock:
             inbox = slot.inbox
             if inbox is None or not inbox.usable:
-                inbox = slot.inbox = AckInbox(self._pool._link(), self._settings)
+                inbox = slot.inbox = AckInbox(link, self._settings)
             return inbox

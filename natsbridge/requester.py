@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from operator import length_hint
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple, TypeVar
 
 from nats.aio.msg import Msg
 
@@ -14,6 +14,7 @@ from ._deadline import Deadline, check_timeout
 from ._incoming import Ended, Incoming, Parcel, Say
 from ._link import Link
 from ._outbox import publish_command
+from ._threads import is_kill
 from ._types import Headers
 from ._waiter import Condition, Lock, Waiter
 from .errors import (
@@ -34,6 +35,8 @@ from .errors import (
 from .message import Message
 from .options import check_command
 from .registry import OnlineRegistry
+
+T = TypeVar("T")
 
 # A busy worker is not the only one perhaps: seconds before each new try of a refused request.
 _BUSY_RETRIES = (0.01, 0.03, 0.05)
@@ -432,7 +435,8 @@ class ResponseStream:
     stream's own id was marked offline), ``ClosedError`` (the pool was closed), ``SlowConsumerError`` (only from responders
     without flow control). In a forked child every use raises ``ForkedError``.
 
-    Stopping tells the responder at once: its next ``send`` raises. A stream that is garbage-collected is cancelled too.
+    Stopping tells the responder at once: its next ``send`` raises. A stream that is garbage-collected is cancelled too, and
+    so is one whose reader is a greenlet that is killed while it waits.
     Methods may be called from any thread; one thread at a time should iterate.
     """
 
@@ -445,6 +449,14 @@ class ResponseStream:
             raise ForkedError("this stream belongs to the parent process: start one of your own here")
         return self._source
 
+    def _read(self, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except BaseException as error:
+            if is_kill(error):  # a killed greenlet keeps hold of what it was at
+                self._source.stop("cancelled")
+            raise
+
     def __iter__(self) -> ResponseStream:
         return self
 
@@ -453,7 +465,7 @@ class ResponseStream:
         if source.generation == _fork.generation:
             for chunk in source.chunks:
                 return chunk
-        found, _ = self._own().next()
+        found, _ = self._read(self._own().next)
         if found is None:
             raise StopIteration
         return found
@@ -465,12 +477,13 @@ class ResponseStream:
         list once the stream is over, and None if nothing came within ``timeout`` seconds (None: no limit; the stream then
         goes on). What it may hold is bounded by the window. Raises what iterating raises.
         """
-        return self._own().take(check_timeout(timeout))
+        limit, source = check_timeout(timeout), self._own()
+        return self._read(lambda: source.take(limit))
 
     def messages(self) -> Iterator[Message]:
         """The same chunks as ``Message``s, for headers that a responder of another kind sent with them."""
         while True:
-            chunk, headers = self._own().next()
+            chunk, headers = self._read(self._own().next)
             if chunk is None:
                 return
             yield Message(self._source.subject, chunk, headers=headers)

@@ -23,7 +23,7 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def _service(worker_pool: Pool, subscriber: Subscriber, unique: str) -> None:
+def service(worker_pool: Pool, subscriber: Subscriber, unique: str) -> None:
     def some(request: StreamRequest, sender: ResponseSender) -> None:
         for number in range(3):
             sender.send(b"%d" % number)

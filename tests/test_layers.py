@@ -14,7 +14,7 @@ PACKAGE = Path(natsbridge.__file__).parent
 
 # The core, from the bottom: a module imports from layers below its own only.
 LAYERS: List[Set[str]] = [
-    {"_arguments", "_deadline", "_fork", "_types", "_wire", "errors"},
+    {"_arguments", "_deadline", "_fork", "_threads", "_types", "_wire", "errors"},
     {"_outgoing", "_waiter", "message", "options"},
     {"_incoming", "_loop", "_mailbox", "_workers", "registry"},
     {"_connection", "_files", "_outbox"},
@@ -48,7 +48,7 @@ NATS = {  # all the others know what can be had without the client: errors, mess
     "jsmessage", "presence", "replies", "requester", "responder", "service", "service_client", "subscription",
 }  # fmt: skip
 ASYNCIO = {"_loop", "_connection", "_discovery", "_outbox", "_link", "_runtime", "requester", "responder"}
-THREADING = {"_waiter", "_loop", "_workers", "_serving", "service"}
+THREADING = {"_threads", "_waiter", "_workers", "_serving", "service"}
 
 # Tools around the core: they may use all of it, and nothing of it may use them.
 TOOLS: Dict[str, Set[str]] = {
@@ -153,7 +153,7 @@ def test_the_core_needs_nothing_but_the_standard_library_and_nats(module: str) -
         "logging", "math", "operator", "os", "pathlib", "random", "re", "secrets", "signal", "ssl", "struct", "sys",
         "threading", "time", "typing", "urllib", "weakref",
     }  # fmt: skip
-    optional = {"uvloop"} if module == "_loop" else {"gevent"} if module == "_waiter" else set()
+    optional = {"uvloop"} if module == "_loop" else {"gevent"} if module == "_threads" else set()
     roots = {name.split(".")[0] for name in outside(module)}
     assert roots <= standard | {"nats"} | optional
 

@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 from procs import LONG, WaitFor
 
-from natsbridge import _loop
+from natsbridge import _loop, _waiter
 from natsbridge._deadline import Deadline
 from natsbridge._loop import LoopThread
 from natsbridge._waiter import Waiter
@@ -334,18 +334,20 @@ class Interrupting(Waiter[Any]):
     def wait(self, deadline: Deadline) -> Any:
         if self.after:
             super().wait(deadline)
-        self._interrupt()
-        return super().wait(deadline)
+            raise KeyboardInterrupt
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_waiter, "new_event", Interrupted)
+            return super().wait(deadline)
 
-    def _interrupt(self) -> None:
-        class Interrupted:
-            def acquire(self, *_: object) -> bool:
-                raise KeyboardInterrupt
 
-            def release(self) -> None:
-                pass
+class Interrupted:
+    """An event, waiting for which Ctrl-C comes."""
 
-        self._event = Interrupted()  # type: ignore[assignment]
+    def acquire(self, *_: object) -> bool:
+        raise KeyboardInterrupt
+
+    def release(self) -> None:
+        pass
 
 
 def test_ctrl_c_comes_through_and_cancels_the_coroutine(loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_waits_are_sliced_and_go_on(monkeypatch: pytest.MonkeyPatch, wait_for: W
     assert got == [3]
 
 
-def test_an_interrupted_wait_refuses_what_comes() -> None:
+def test_an_interrupted_wait_refuses_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C raises out of the wait: nobody is there any more, whoever hands over must learn that."""
     waiter: Waiter[int] = Waiter()
 
@@ -99,7 +99,7 @@ def test_an_interrupted_wait_refuses_what_comes() -> None:
         def acquire(self, *_: object) -> bool:
             raise KeyboardInterrupt
 
-    waiter._event = Interrupted()  # type: ignore[assignment]
+    monkeypatch.setattr(_waiter, "new_event", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         waiter.wait(Deadline(None))
     assert waiter.gone

@@ -15,6 +15,7 @@ from typing import NoReturn
 from lines import options, tell
 
 from natsbridge import Error, Pool, ResponseSender, ResponseStream, StreamRequest, Subscriber
+from natsbridge._threads import allocate_lock, get_ident, real_thread
 
 given = options()
 subject = given["subject"]
@@ -34,20 +35,23 @@ def read(stream: ResponseStream) -> None:
 
 def call() -> None:
     """Tell of the call that comes next, once the main thread waits inside it."""
-    main_thread = threading.get_ident()
+    main_thread = get_ident()
+    pause = allocate_lock()
+    pause.acquire()
 
     def watch() -> None:
         before = None
         while True:
             frame = sys._current_frames()[main_thread]
             now = (frame, frame.f_lasti)
-            if now == before and frame.f_code.co_filename.endswith(("threading.py", "_waiter.py", "_loop.py")):
+            # Under gevent it is the hub that waits.
+            if now == before and frame.f_code.co_filename.endswith(("threading.py", "_waiter.py", "_loop.py", "hub.py")):
                 tell("calling")
                 return
             before = now
-            time.sleep(0.01)
+            pause.acquire(True, 0.01)
 
-    threading.Thread(target=watch, daemon=True).start()
+    real_thread(watch, "watch").start()
 
 
 # -- ways to end ----------------------------------------------------------------------------------------------------------

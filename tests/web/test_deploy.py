@@ -33,7 +33,7 @@ def test_the_readmes_view(server: EmbeddedServer, worker: Worker) -> None:
 def test_the_table_has_every_server() -> None:
     table = PAGE.read_text("utf-8").partition(f"{MARK}\n\n")[2].partition("\n\n")[0]
     rows = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
-    assert set(KINDS) == {kind for kind in SERVERS if "--preload" not in kind} | {"gunicorn gevent"}
+    assert set(KINDS) == {kind for kind in SERVERS if "--preload" not in kind}
     for kind in SERVERS:
         if "--preload" not in kind:
             assert any(row.startswith(kind) for row in rows), f"{kind}: run python -m benchmarks.deploy --write"

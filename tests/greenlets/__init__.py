@@ -1,0 +1,1 @@
+"""natsbridge under ``gevent.monkey.patch_all()``, in child processes: see ``conftest.py``."""

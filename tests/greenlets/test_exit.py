@@ -1,0 +1,15 @@
+"""What ``tests/test_exit.py`` asks of programs, asked of programs under gevent."""
+
+from __future__ import annotations
+
+from test_exit import last as last
+from test_exit import pytestmark as pytestmark
+from test_exit import service as service
+from test_exit import test_a_worker_ends_while_it_serves as test_a_worker_ends_while_it_serves
+from test_exit import test_an_interrupt_during_a_blocked_send as test_an_interrupt_during_a_blocked_send
+from test_exit import test_an_interrupt_during_a_call as test_an_interrupt_during_a_call
+from test_exit import test_an_interrupt_while_connecting as test_an_interrupt_while_connecting
+from test_exit import test_an_interrupt_while_the_server_stands_still as test_an_interrupt_while_the_server_stands_still
+from test_exit import test_ending_without_closing as test_ending_without_closing
+from test_exit import test_run_takes_the_interrupt as test_run_takes_the_interrupt
+from test_exit import test_terminated as test_terminated
