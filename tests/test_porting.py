@@ -66,7 +66,7 @@ def test_both_programs_do_the_same(pair: Pair, porting_server: EmbeddedServer) -
 def test_every_area_is_there() -> None:
     titles = " ".join(pair.title for pair in PAIRS).lower()
     for area in ("connect", "publish", "subscri", "request", "queue groups", "streams", "pull", "push", "key-value",
-                 "object store", "errors", "ending"):  # fmt: skip
+                 "object store", "services", "errors", "ending"):  # fmt: skip
         assert area in titles, area
 
 
