@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple, Type
 
 import pytest
+from faults.table import TABLE as ROWS
+from faults.table import documented, documented_elsewhere
 from procs import LONG, PACKAGE_ROOT, WaitFor, posix_only
 
 import natsbridge
@@ -56,6 +58,7 @@ from natsbridge.server import EmbeddedServer
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "natsbridge"
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"
+FAULTS = ROOT / "docs" / "faults.md"
 PROTOCOL, DESIGN = ROOT / "docs" / "protocol.md", ROOT / "docs" / "design.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("C*.md")), *sorted(ROOT.glob("benchmarks/*.md"))]
 
@@ -604,6 +607,27 @@ def test_the_protocols_examples_can_be_read() -> None:
     announcement = _wire.parse_announcement(payload.encode())
     assert announcement is not None
     assert _wire.encode_announcement(announcement) == payload.strip().encode()
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "text"), [("faults", documented()), ("elsewhere", documented_elsewhere())])
+def test_the_tables_of_faults_are_those_that_are_played(name: str, text: str) -> None:
+    """``python -m faults.table`` in ``tests`` prints them."""
+    assert f"<!-- {name} -->\n\n{text}\n" in FAULTS.read_text("utf-8")
+
+
+def test_every_failure_is_shown_by_tests_that_are_there() -> None:
+    failures = [row[1] for row in table(FAULTS, "failures")[1]]
+    assert len(failures) == 10
+    named = [re.findall(r'"([^"]+)"', cell) for cell in failures]
+    faults = {row.fault for row in ROWS}
+    assert {fault for faults_named in named for fault in faults_named} <= faults
+    for cell, faults_named in zip(failures, named):
+        files = code_in(cell)
+        assert faults_named or files
+        assert all((ROOT / file).is_file() for file in files), cell
 
 
 # -- the design -------------------------------------------------------------------------------------------------------
