@@ -46,10 +46,15 @@ def expect_end(page: Page, number: str, client: str) -> None:
 
 
 def test_the_page_has_room_in_every_window(page: Page) -> None:
+    card = start(page)
+    card.get_by_role("button", name="Stop stream").click()
+    expect_end(page, number_of(card), "stopped by you")
     start(page)
     for width in (320, 390, 768, 1024, 1440):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"at {width} it has to be scrolled sideways"
+        cut_off = page.locator(".scroller").evaluate("box => box.scrollWidth - box.clientWidth")
+        assert cut_off <= 0 or width == 320, f"at {width} the table has to be"
 
 
 def test_all_that_can_be_used_has_a_name_and_can_be_reached(page: Page) -> None:
