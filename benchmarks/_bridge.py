@@ -95,7 +95,7 @@ class Requester:
 
         def read(number: int) -> None:
             try:
-                for chunk in self.pool.stream(subject, b"%d %f" % (count, pause)):
+                for chunk in self.pool.stream(subject, b"%d %f" % (count, pause), idle_timeout=30.0):
                     ages[number].append(time.monotonic() - float(chunk))
             except Error as error:
                 faults.append(f"{type(error).__name__}: {error}")

@@ -109,8 +109,9 @@ def assert_handler_ended(
         stats: Facts = worker.ask("look")["stats"][f"offline.{manner}"]
         return stats
 
-    wait_until(lambda: figures()["running"] == 0, what="a free thread")
-    assert figures()["queued"] == figures()["detached"] == figures()["ending"] == figures()["failed"] == 0
+    left = ("running", "queued", "detached", "ending")
+    wait_until(lambda: not any(map(figures().__getitem__, left)), what="a free thread, and nothing that is left")
+    assert figures()["failed"] == 0
     wait_until(lambda: worker.ask("look")["streams"] == 0, what="the end of the stream")
     return ended
 

@@ -56,6 +56,7 @@ def run(code: str, server: EmbeddedServer) -> List[str]:
     return output.getvalue().splitlines()
 
 
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # nats-py's services call it
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.title)
 def test_both_programs_do_the_same(pair: Pair, porting_server: EmbeddedServer) -> None:
     theirs, ours = run(pair.theirs, porting_server), run(pair.ours, porting_server)

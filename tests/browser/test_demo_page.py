@@ -25,7 +25,7 @@ def start(page: Page, kind: str = "Talkative") -> Locator:
 
 
 def number_of(card: Locator) -> str:
-    return card.get_by_role("heading").inner_text().rpartition(" ")[2]
+    return str(card.get_by_role("heading").inner_text()).rpartition(" ")[2]
 
 
 def row(page: Page, number: str) -> Dict[str, Locator]:

@@ -88,6 +88,7 @@ def get(gateway: WebServer, path: str) -> Any:
 def test_a_thousand_streams(gateway: WebServer, worker: Worker, wait_for: WaitFor) -> None:
     first = Browser(gateway.port, "/events")  # so that the pool is open
     first.read_until(b"event: connect\n")
+    wait_for(lambda: worker.senders)  # or the handler, not yet started, never would be
     first.close()
     wait_for(lambda: worker.gone() == 1)
     before = get(gateway, "/stats")
