@@ -377,12 +377,13 @@ def test_a_bucket_that_is_deleted_under_watchers(
         watcher, handled = kv.watchall(), kv.watchall(handler=print)
         assert watcher.updates() is None
         handled.wait_initial()
+        wait_for(lambda: any(info.num_waiting for info in js.consumers_info(f"KV_{unique}")), what="the handler's request")
         js.delete_key_value(unique)
         for _ in range(2):
             with pytest.raises(nats.js.errors.BucketNotFoundError, match="is gone"):
                 watcher.updates(LONG)
         wait_for(lambda: errors, what="the error of the handler's watcher")
-        assert isinstance(errors[0], nats.js.errors.BucketNotFoundError)
+        assert [type(error) for error in errors] == [nats.js.errors.BucketNotFoundError]
         wait_for(lambda: not handled.active and not watcher.active, what="the end of both")
 
 
