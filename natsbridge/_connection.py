@@ -15,11 +15,12 @@ from contextlib import suppress
 from typing import Any, Awaitable, Callable, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple
 
 import nats.errors
-from nats.aio.client import Client, Server, ServerVersion
+from nats.aio.client import Client, Server, ServerVersion, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from ._deadline import Deadline
+from ._transport import SharedTransport
 from ._waiter import Waiter
 from .errors import ClosedError, ConnectError, DisconnectedError, NatsBridgeError, PermissionDeniedError
 from .options import ConnectOptions, check_command, redact
@@ -79,7 +80,20 @@ class LinkSubscription:
 
 
 class _Client(Client):
-    """nats-py's, but for headers that cannot be read: these end its read loop, or all of a message's are dropped."""
+    """nats-py's, but for its transport, and for headers that cannot be read.
+
+    These end its read loop, or all of a message's are dropped.
+    """
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        if self._transport is None and s.uri.scheme not in ("ws", "wss"):
+            self._transport = SharedTransport()
+        await super()._connect_to_server(s)
+
+    @property
+    def shared(self) -> Optional[SharedTransport]:
+        """Its transport, if that is one to which other threads may write; a WebSocket is not."""
+        return self._transport if isinstance(self._transport, SharedTransport) else None
 
     async def _process_headers(self, headers: bytes) -> Optional[Dict[str, str]]:
         if not headers:
@@ -110,7 +124,7 @@ class Connection:
         self.up = False  # read from any thread
         self._options = options
         self._listener = listener
-        self._client: Optional[Client] = None
+        self._client: Optional[_Client] = None
         self._closing = False
         self._went_down: asyncio.Future[None]
         self._tasks: Set[asyncio.Task[Any]] = set()
@@ -120,7 +134,7 @@ class Connection:
         self._undelivered: Deque[Exception] = deque(maxlen=100)
         self._attempts = 0
         self._left: Optional[str] = None  # the server that is to be tried last
-        self._out_messages = self._out_bytes = 0
+        self._out_messages = self._out_bytes = 0  # changed by whoever is the outbox's writer just then
         self._past = {"reconnects": 0, "in_msgs": 0, "in_bytes": 0}
         self.max_payload = _DEFAULT_MAX_PAYLOAD  # the server's limit for payload and headers together; from any thread
 
@@ -233,7 +247,7 @@ class Connection:
         return ConnectError(f"no NATS server could be reached at {names}: {answers}")
 
     @staticmethod
-    async def _close_client(client: Client, timeout: float) -> None:
+    async def _close_client(client: _Client, timeout: float) -> None:
         """Close within ``timeout`` seconds (a moment at least), and let go of the socket in any case."""
         try:
             await asyncio.wait_for(client.close(), max(timeout, _CLOSE_MOMENT))
@@ -241,9 +255,8 @@ class Connection:
             logger.debug("closing a connection failed: %r", error)
         finally:
             # nats-py's close waits until a server that does not read has read everything.
-            writer = getattr(client._transport, "_io_writer", None)
-            if writer is not None:
-                writer.transport.abort()
+            if client.shared is not None:
+                client.shared.abort()
 
     def _choose_server(self, servers: List[Server], _info: Dict[str, Any]) -> Tuple[Optional[Server], float]:
         """nats-py asks which server to try next, and after how many seconds: each at once first, then backing off."""
@@ -273,6 +286,8 @@ class Connection:
         self._attempts, self._left = 0, None
         if self._client is not None:
             self.max_payload = self._client.max_payload
+            if self._client.shared is not None:
+                self._client.shared.share()
         self.up = True
         self._went_down = asyncio.get_event_loop().create_future()
         self._listener.on_up()
@@ -306,7 +321,7 @@ class Connection:
         elif not client.is_connected:
             self._down()
 
-    async def _replace(self, dead: Client) -> None:
+    async def _replace(self, dead: _Client) -> None:
         logger.warning("%s: the connection ended for good (%s), connecting anew", self.name, dead.last_error or "read loop")
         try:
             self._down()
@@ -354,18 +369,35 @@ class Connection:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _is_closing(client: Client) -> bool:
+    def _is_closing(client: _Client) -> bool:
         """The socket is lost, and nats-py has not noticed: uvloop raises RuntimeError for whatever is written to it."""
-        writer: Optional[asyncio.StreamWriter] = getattr(client._transport, "_io_writer", None)
+        writer = None if client.shared is None else client.shared._io_writer
         return writer is not None and writer.transport.is_closing()
 
-    def _write_now(self, client: Client, data: bytes) -> bool:
+    @staticmethod
+    def _write_now(client: _Client, data: bytes) -> bool:
         """Hand ``data`` to the socket if nothing waits ahead of it: nats-py's flusher would do so a loop's round later."""
-        # A WebSocket has no such writer: it frames what it sends.
-        writer: Optional[asyncio.StreamWriter] = getattr(client._transport, "_io_writer", None)
-        if writer is None or client.pending_data_size or writer.transport.get_write_buffer_size():
+        shared = client.shared
+        writer = None if shared is None else shared._io_writer
+        if shared is None or writer is None or client.pending_data_size or writer.transport.get_write_buffer_size():
             return False
-        writer.transport.write(data)
+        shared.write(data)
+        return True
+
+    def write_at_once(self, commands: Sequence[bytes]) -> bool:
+        """Any thread, as long as it is the outbox's writer: write complete commands, unless that would have to wait.
+
+        False if they were not written: there is no connection, or it is not idle, or one of them is too large for it.
+        """
+        client = self._client
+        shared = None if client is None or not self.up or client.pending_data_size else client.shared
+        if shared is None or max(map(len, commands)) > self.max_payload:
+            return False
+        data = commands[0] if len(commands) == 1 else b"".join(commands)
+        if not shared.write_at_once(data):
+            return False
+        self._out_messages += len(commands)
+        self._out_bytes += len(data)
         return True
 
     async def write(self, commands: Sequence[bytes]) -> bool:
@@ -396,7 +428,7 @@ class Connection:
             await asyncio.wait({sending, self._went_down}, return_when=asyncio.FIRST_COMPLETED)
             sending.cancel()
         # On some Pythons 3.12 and 3.13 drain() does not wait after writelines(), and all would pile up in the transport.
-        writer = getattr(client._transport, "_io_writer", None)
+        writer = None if client.shared is None else client.shared._io_writer
         while writer is not None and self.up and writer.transport.get_write_buffer_size() > _PENDING_BYTES:
             await asyncio.wait({self._went_down}, timeout=_RETRY)
         return True

@@ -77,8 +77,8 @@ class Link:
         self.loop = loop
         self.prefix = f"{options.inbox_prefix}.{_wire.link_token()}"
         self.clock = 0.0  # seconds that the loop has been running: stands still while the process is suspended
-        self.outbox = Outbox(loop, outbox_bytes)
         self.connection = Connection(name, options, self)
+        self.outbox = Outbox(loop, outbox_bytes, self.connection)
         self.on_error = on_error
         self._lock = Lock()  # guards _granted
         self._granted = 0
@@ -96,7 +96,7 @@ class Link:
         self.outbox.open()
         self._stir = asyncio.Event()
         await self.connection.open(LinkSubscription(f"{self.prefix}.>", "", self._on_inbox), deadline)
-        self.spawn(self.outbox.write(self.connection))
+        self.spawn(self.outbox.write())
         self.spawn(self._tick())
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None:
@@ -115,7 +115,7 @@ class Link:
         for end in tuple(self._ends.values()):
             end.on_closed()
         try:
-            written = await asyncio.wait_for(self.outbox.written(self.connection), deadline.at_most(60.0))
+            written = await asyncio.wait_for(self.outbox.written(), deadline.at_most(60.0))
             if not written and self.outbox.waiting()[0]:
                 logger.warning("%s: closed while disconnected, what was queued is lost", self.name)
         except asyncio.TimeoutError:
@@ -207,6 +207,7 @@ class Link:
             last = now
             try:
                 self.connection.check()
+                self.outbox.check(self.clock)
                 for end in tuple(self._ticking.values()):
                     end.on_tick(self.clock)
             except Exception as error:

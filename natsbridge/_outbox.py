@@ -1,16 +1,19 @@
-"""What waits to be published on a link, and the one task that writes it.
+"""What waits to be published on a link, and who writes it.
 
-Control messages of the stream protocol go first; then the outbox and the streams take turns, a bounded piece each.
+That is one task on the loop: control messages of the stream protocol go first; then the outbox and the streams take turns,
+a bounded piece each. While it rests, a thread with something to write may do so in its place.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from typing import Any, Coroutine, Deque, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Deque, List, Mapping, NamedTuple, Optional, Protocol, Set, Tuple, Union
 
 from ._deadline import Deadline
 from ._loop import LoopThread
+from ._threads import get_ident
 from ._waiter import Condition, Lock, Waiter
 from .errors import ClosedError, MaxPayloadError, RequestTimeoutError
 from .options import check_command
@@ -18,6 +21,10 @@ from .options import check_command
 ALONE = 4  # frames that a stream may write at once while no other one waits: fewer, larger writes
 _BATCH_MESSAGES = 512  # what the outbox may write before the loop gets to read again
 _BATCH_BYTES = 256 * 1024
+# Seconds. Who has written less long ago, and waits for no answer, is better served by the loop: until it is awake more
+# comes together, and a system call for each message would cost more than the message does.
+_FAST = 0.0002
+_LOST = 1.0  # seconds of the link's clock; a write here takes no time, but its thread may have to wait for the interpreter
 
 
 class Guard(Protocol):
@@ -44,7 +51,8 @@ class Barrier(NamedTuple):
     waiter: Waiter[None]
 
 
-Queued = Union[bytes, Guarded, Barrier]
+Message = Union[bytes, Guarded]
+Queued = Union[Message, Barrier]
 
 
 def publish_command(subject: str, data: bytes = b"", reply: str = "", headers: Optional[Mapping[str, str]] = None) -> bytes:
@@ -73,13 +81,15 @@ class Wire(Protocol):
     max_payload: int
 
     async def write(self, commands: List[bytes]) -> bool: ...
+    def write_at_once(self, commands: List[bytes]) -> bool: ...
     async def barrier(self, waiter: Waiter[None]) -> None: ...
 
 
 class Outbox:
-    def __init__(self, loop: LoopThread, limit: int) -> None:
+    def __init__(self, loop: LoopThread, limit: int, wire: Wire) -> None:
         """``limit``: bytes that may wait; beyond, ``publish`` blocks."""
         self._loop = loop
+        self._wire = wire
         self._limit = limit
         self._lock = Lock()  # guards everything below
         self._room = Condition(self._lock)  # the queue has shrunk, or the end
@@ -87,12 +97,15 @@ class Outbox:
         self._bytes = 0
         self._control: Deque[bytes] = deque()
         self._ready: Deque[Source] = deque()
-        self._awake = True  # the writer will look at the queues without being told again
-        self._piece: Sequence[Queued] = ()  # what the writer has taken out; on the loop only
+        self._awake = True  # whoever writes will look at the queues without being told again
+        self._lent: Optional[int] = None  # the thread that writes in the loop's place
+        self._began = 0.0  # when there last was something to write, after a rest
+        self._deferrals: Deque[None] = deque()  # one for each call to carry out first; changed without the lock
         self._blocked = 0
         self._closed = False
         self._wake: asyncio.Event
-        self._barriers: Set[asyncio.Task[None]] = set()  # on the loop only
+        self._barriers: Set[asyncio.Task[None]] = set()  # on the loop only, as what follows
+        self._loan: Tuple[float, float] = (0.0, 0.0)  # the last one seen: when it began, and when it was first seen
 
     # -- any thread ---------------------------------------------------------------------------------------------------
 
@@ -111,8 +124,65 @@ class Outbox:
             self._bytes += size
             if self._awake:
                 return
-            self._awake = True
-        self._loop.post_quietly(self._wake.set)
+            here = self._begin(urgent=guard is not None)
+        if here:
+            self.write_here()
+        else:
+            self._loop.post_quietly(self._wake.set)
+
+    def _begin(self, *, urgent: bool) -> bool:
+        """Inside the lock: there is something to write. True if this thread is to ``write_here``, as nobody else will."""
+        self._awake = True
+        before, self._began = self._began, time.monotonic()
+        if self._deferrals or self._control or not (urgent or self._began - before > _FAST) or self._loop.is_current():
+            return False
+        self._lent = get_ident()
+        return True
+
+    def write_here(self) -> None:
+        """Write in the loop's place, without waiting: what cannot be written at once, or came meanwhile, is left to it.
+
+        For the thread, outside its locks, that was told to. ``check`` makes up for one that was interrupted before it came.
+        """
+        try:
+            if self._queue:
+                self._write_piece_here()
+            elif self._ready:
+                self._write_frames_here()
+        finally:
+            with self._lock:
+                mine = self._lent == get_ident()
+                wake = mine and self._return()
+            if wake:
+                self._loop.post_quietly(self._wake.set)
+
+    def _return(self) -> bool:
+        """Inside the lock: nobody writes in the loop's place any more. True if there is something left for it."""
+        self._lent = None
+        self._awake = bool(self._control or self._queue or self._ready)
+        return self._awake
+
+    def _write_piece_here(self) -> None:
+        piece = self._take_piece()
+        batch, guards = self._commands(piece)
+        if batch and not self._wire.write_at_once(batch):
+            self._put_back(piece)
+            return
+        for guard in guards:
+            guard.sent = True
+
+    def _write_frames_here(self) -> None:
+        commands = self._take_frames()
+        if commands and not self._wire.write_at_once(commands) and self._wire.up:
+            self._control.extendleft(reversed(commands))  # ahead of what their stream may have said since
+
+    def defer(self, call: Callable[..., object], *args: Any) -> None:
+        """Run ``call`` on the loop soon: what is queued from now on is written behind what it, or its task, writes first.
+
+        Takes no lock, so finalizers may use it.
+        """
+        self._deferrals.append(None)
+        self._loop.post_quietly(self._carry_out, call, args)
 
     def _wait_for_room(self, size: int, deadline: Deadline) -> None:
         self._loop.refuse_here()
@@ -132,22 +202,33 @@ class Outbox:
 
     def control(self, command: bytes) -> None:
         """Queue a command of the stream protocol ahead of everything else; never blocks."""
-        self._enqueue(self._control, command)
+        with self._lock:
+            self._control.append(command)
+            if self._awake:
+                return
+            self._awake = True
+        self._loop.post_quietly(self._wake.set)
 
-    def ready(self, source: Source) -> None:
-        """``source`` has something to write; called once until its ``take_frames`` said that nothing is left."""
-        self._enqueue(self._ready, source)
+    def ready(self, source: Source) -> bool:
+        """``source`` has something to write; called once until its ``take_frames`` said that nothing is left.
+
+        True if the caller has to ``write_here``, once it has left its locks.
+        """
+        with self._lock:
+            self._ready.append(source)
+            if self._awake:
+                return False
+            if self._begin(urgent=False):
+                return True
+        self._loop.post_quietly(self._wake.set)
+        return False
 
     def flush(self, waiter: Waiter[None]) -> None:
         """Settle ``waiter`` once the server has processed everything queued before. Raises ClosedError."""
-        self._enqueue(self._queue, Barrier(waiter), refusal="the pool is closed: there is nothing to flush")
-
-    def _enqueue(self, queue: Deque[Any], item: object, *, refusal: str = "") -> None:
-        """``refusal``: what to raise once the outbox is shut; without one, the writer's last round takes the item along."""
         with self._lock:
-            if self._closed and refusal:
-                raise ClosedError(refusal)
-            queue.append(item)
+            if self._closed:
+                raise ClosedError("the pool is closed: there is nothing to flush")
+            self._queue.append(Barrier(waiter))
             if self._awake:
                 return
             self._awake = True
@@ -174,73 +255,64 @@ class Outbox:
         """The connection is (again) there to be written to."""
         self._wake.set()
 
-    async def write(self, wire: Wire) -> None:
+    async def write(self) -> None:
         """Write what is queued, whenever there is something and the connection is up; ends when cancelled."""
+        wire = self._wire
         while True:
             await self._wake.wait()
             self._wake.clear()
             while wire.up and not self._rests():
-                await self._write_control(wire)
-                await self._write_queue(wire)
+                await self._write_control()
+                await self._write_queue()
                 for _ in range(len(self._ready)):
-                    await self._write_frames(wire)
-                    await self._write_control(wire)
+                    commands = self._take_frames()
+                    if commands:  # if that fails we are disconnected: the stream is told, and ends or resumes
+                        await wire.write(commands)
+                    await self._write_control()
                 await asyncio.sleep(0)  # let the loop read
 
     def _rests(self) -> bool:
         with self._lock:
-            self._awake = bool(self._control or self._queue or self._ready)
-            return not self._awake
+            return self._lent is not None or not self._return()  # who it is lent to wakes us if need be
 
-    async def _write_control(self, wire: Wire) -> None:
-        while self._control and wire.up:
+    async def _write_control(self) -> None:
+        while self._control and self._wire.up:
             commands = [self._control.popleft() for _ in range(len(self._control))]
-            if not await wire.write(commands):
+            if not await self._wire.write(commands):
                 self._control.extendleft(reversed(commands))
 
-    async def _write_queue(self, wire: Wire) -> None:
-        """Write a bounded piece of the queue; what the connection does not take goes back to its head."""
-        piece = self._piece = self._take_piece()
-        first = 0
-        batch: List[bytes] = []
-        guards: List[Guard] = []
-        for done, item in enumerate(piece):
-            if isinstance(item, bytes):
-                batch.append(item)
-            elif isinstance(item, Guarded):
-                if not item.guard.gone:
-                    error = check_command(item.command, wire.max_payload)
-                    if error is not None:
-                        item.guard.refuse(error)
-                    else:
-                        batch.append(item.command)
-                        guards.append(item.guard)
-            else:
-                if not await self._write_batch(wire, batch, guards):
-                    self._put_back(piece[first:])
-                    return
-                self._start_barrier(wire.barrier(item.waiter))
-                first, batch, guards = done + 1, [], []
-        if not await self._write_batch(wire, batch, guards):
-            self._put_back(piece[first:])
-        self._piece = ()
-
-    @staticmethod
-    async def _write_batch(wire: Wire, batch: List[bytes], guards: List[Guard]) -> bool:
-        if batch and not await wire.write(batch):
-            return False
+    async def _write_queue(self) -> None:
+        """Write a bounded piece of the queue, and start the barriers behind it; what is not taken goes back to the head."""
+        piece = self._take_piece()
+        batch, guards = self._commands(piece)
+        if batch and not await self._wire.write(batch):
+            self._put_back(piece)
+            return
         for guard in guards:
             guard.sent = True
-        return True
+        while self._queue:
+            head = self._queue[0]
+            if not isinstance(head, Barrier):
+                break
+            self._queue.popleft()
+            task = asyncio.get_event_loop().create_task(self._wire.barrier(head.waiter))
+            self._barriers.add(task)
+            task.add_done_callback(self._barriers.discard)
 
-    def _take_piece(self) -> List[Queued]:
-        piece: List[Queued] = []
+    # -- whoever writes -------------------------------------------------------------------------------------------------
+
+    def _take_piece(self) -> List[Message]:
+        """From the head of the queue, up to a barrier."""
+        piece: List[Message] = []
         if not self._queue:
             return piece
         with self._lock:
             room = _BATCH_BYTES
             while self._queue and room > 0 and len(piece) < _BATCH_MESSAGES:
-                item = self._queue.popleft()
+                item = self._queue[0]
+                if isinstance(item, Barrier):
+                    break
+                self._queue.popleft()
                 piece.append(item)
                 room -= _size(item)
             self._bytes -= _BATCH_BYTES - room
@@ -248,27 +320,54 @@ class Outbox:
                 self._room.notify_all()
         return piece
 
-    def _put_back(self, items: Sequence[Queued]) -> None:
+    def _commands(self, piece: List[Message]) -> Tuple[List[bytes], List[Guard]]:
+        """What of it is to be sent, and who stands behind that."""
+        batch: List[bytes] = []
+        guards: List[Guard] = []
+        for item in piece:
+            if isinstance(item, bytes):
+                batch.append(item)
+            elif not item.guard.gone:
+                error = check_command(item.command, self._wire.max_payload)
+                if error is not None:
+                    item.guard.refuse(error)
+                else:
+                    batch.append(item.command)
+                    guards.append(item.guard)
+        return batch, guards
+
+    def _take_frames(self) -> List[bytes]:
+        source = self._ready.popleft()
+        commands, more = source.take_frames(1 if self._ready else ALONE)
+        if more:
+            self._ready.append(source)
+        return commands
+
+    def _put_back(self, items: List[Message]) -> None:
         with self._lock:
             self._queue.extendleft(reversed(items))
             self._bytes += sum(_size(item) for item in items)
 
-    def _start_barrier(self, barrier: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_event_loop().create_task(barrier)
-        self._barriers.add(task)
-        task.add_done_callback(self._barriers.discard)
+    # -- the loop -----------------------------------------------------------------------------------------------------
 
-    async def _write_frames(self, wire: Wire) -> None:
-        source = self._ready.popleft()
-        commands, more = source.take_frames(1 if self._ready else ALONE)
-        if commands:
-            await wire.write(commands)  # if that fails we are disconnected: the stream is told, and ends or resumes
-        if more:
-            self._ready.append(source)
+    def _carry_out(self, call: Callable[..., object], args: Any) -> None:
+        try:
+            call(*args)
+        finally:  # once more through the loop, for the tasks that it has started
+            asyncio.get_event_loop().call_soon(self._deferrals.pop)
 
-    async def written(self, wire: Wire) -> bool:
-        """Wait until the writer rests: nothing is queued, or half written; False when the connection went away."""
-        while wire.up:
+    def check(self, clock: float) -> None:
+        """Now and then: take the writing back from a thread that never came to it, because it was interrupted."""
+        began, seen = self._loan
+        with self._lock:
+            if self._lent is None or began != self._began:
+                self._loan = (self._began, clock)
+            elif clock - seen >= _LOST and self._return():
+                self._wake.set()
+
+    async def written(self) -> bool:
+        """Wait until nothing is queued, or half written; False when the connection went away."""
+        while self._wire.up:
             with self._lock:
                 if not self._awake:
                     return True
@@ -278,14 +377,12 @@ class Outbox:
     def abandon(self) -> None:
         """Fail whoever waits for something that will never be written, after ``shut`` and the end of the writer."""
         with self._lock:
-            items = [*self._piece, *self._queue]
+            items = [*self._queue]
             self._queue.clear()
         for item in items:
             if isinstance(item, Barrier):
                 item.waiter.fail(ClosedError("the pool was closed before the flush was through"))
 
 
-def _size(item: Queued) -> int:
-    if isinstance(item, bytes):
-        return len(item)
-    return len(item.command) if isinstance(item, Guarded) else 0
+def _size(item: Message) -> int:
+    return len(item) if isinstance(item, bytes) else len(item.command)

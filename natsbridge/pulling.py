@@ -226,7 +226,7 @@ class PullSubscription:
         if not first:
             return
         pulls.give_back()
-        link.loop.post_quietly(_end_on_loop, link, pulls, self._deletion())
+        link.outbox.defer(_end_on_loop, link, pulls, self._deletion())
 
     def _deletion(self) -> Optional[bytes]:
         """The command that deletes a consumer which is nobody else's."""
@@ -268,7 +268,7 @@ class PullSubscription:
         # May run inside any lock, in any thread: only leave a note for the loop.
         pulls = getattr(self, "_pulls", None)
         if pulls is not None and pulls.ended is None and self._reader.ours:
-            self._link.loop.post_quietly(_end_on_loop, self._link, pulls, self._deletion())
+            self._link.outbox.defer(_end_on_loop, self._link, pulls, self._deletion())
 
     def __repr__(self) -> str:
         state = "active" if self.active else "ended"

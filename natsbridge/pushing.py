@@ -189,7 +189,7 @@ class PushSubscription:
         ended, pushed = self._pushed.mailbox.closed, self._pushed
         pushed.end(error, discard=discard)
         if not ended:
-            self._link.loop.post_quietly(_end_on_loop, self._link, pushed, self._deletion())
+            self._link.outbox.defer(_end_on_loop, self._link, pushed, self._deletion())
 
     def _deletion(self) -> Optional[bytes]:
         """The command that deletes a consumer which is nobody else's."""
@@ -233,7 +233,7 @@ class PushSubscription:
         # May run inside any lock, in any thread: only leave a note for the loop.
         pushed = getattr(self, "_pushed", None)
         if pushed is not None and not pushed.mailbox.closed and self._generation == _fork.generation:
-            self._link.loop.post_quietly(_end_on_loop, self._link, pushed, self._deletion())
+            self._link.outbox.defer(_end_on_loop, self._link, pushed, self._deletion())
 
     def __repr__(self) -> str:
         state = "active" if self.active else "ended"

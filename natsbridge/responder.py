@@ -166,6 +166,7 @@ class StreamSink:
         if size > self._link.connection.max_payload - self._chunk_overhead:
             raise MaxPayloadError(size, self._link.connection.max_payload - self._chunk_overhead)
         outgoing, until = self._outgoing, self.deadline.at
+        write = False
         self._lock.acquire()  # by hand: [measured] half the price of a "with", and this is the price of a chunk
         try:
             while outgoing.state == RUNNING:
@@ -173,7 +174,7 @@ class StreamSink:
                     break
                 if outgoing.push(chunk, self._link.clock):
                     if not self._scheduled:
-                        self._schedule()
+                        write = self._schedule()
                     return
                 self._link.loop.refuse_here()
                 self._cond.wait_slice(self.deadline.remaining())
@@ -181,6 +182,8 @@ class StreamSink:
                 raise self._error()
         finally:
             self._lock.release()
+            if write:
+                self._link.outbox.write_here()
         self.give_up("deadline")
         raise self._error()
 
@@ -191,13 +194,16 @@ class StreamSink:
         if failure is not None:
             self._on_failure(failure)
         with self._lock:
-            self._schedule()
+            write = self._schedule()
+        if write:
+            self._link.outbox.write_here()
 
-    def _schedule(self) -> None:
-        """Inside the lock: have the writer come for what there is to write."""
-        if not self._scheduled and self._outgoing.has_work:
-            self._scheduled = True
-            self._link.outbox.ready(self)
+    def _schedule(self) -> bool:
+        """Inside the lock: have what there is to write written. True if that is for this thread to do, outside the lock."""
+        if self._scheduled or not self._outgoing.has_work:
+            return False
+        self._scheduled = True
+        return self._link.outbox.ready(self)
 
     def give_up(self, reason: str) -> None:
         """Stop now, whatever waits to be sent; idempotent."""
@@ -236,7 +242,7 @@ class StreamSink:
         if self.is_offline:
             self._callbacks.submit(callback)
 
-    # -- the writer, on the loop --------------------------------------------------------------------------------------
+    # -- whoever writes, any thread ------------------------------------------------------------------------------------
 
     def take_frames(self, count: int) -> Tuple[List[bytes], bool]:
         with self._lock:

@@ -233,7 +233,7 @@ class Subscription:
     def end(self, error: Optional[Exception], *, discard: bool) -> None:
         """Take nothing more in; readers get ``error``, or the regular end."""
         self._inflow.mailbox.close(error, discard=discard)
-        self._link.loop.post_quietly(_end_on_loop, self._link, self._nats)
+        self._link.outbox.defer(_end_on_loop, self._link, self._nats)
         self._on_end(self)
 
     def pool_closes(self, deadline: Deadline) -> None:
@@ -299,7 +299,7 @@ class Subscription:
         # May run inside any lock, in any thread: only leave a note for the loop.
         inflow = getattr(self, "_inflow", None)
         if inflow is not None and not inflow.mailbox.closed and self._generation == _fork.generation:
-            self._link.loop.post_quietly(_end_on_loop, self._link, self._nats)
+            self._link.outbox.defer(_end_on_loop, self._link, self._nats)
 
     def __repr__(self) -> str:
         queue = f" queue={self.queue!r}" if self.queue else ""
