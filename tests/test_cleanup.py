@@ -183,9 +183,9 @@ def both() -> Iterator[Both]:
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_nothing_is_left(both: Both, way: Callable[[Callable[[], ResponseStream]], None], manner: str) -> None:
     def open_stream() -> ResponseStream:
+        started = both.started
         stream = both.requester.stream(manner)
         if way is not closed_at_once:
-            started = both.started
             wait_until(lambda: both.started > started or stream.end_reason, what="the handler")
         return stream
 
