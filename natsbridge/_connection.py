@@ -12,7 +12,7 @@ import re
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Any, Awaitable, Callable, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple
+from typing import Any, Callable, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple
 
 import nats.errors
 from nats.aio.client import Client, Server, ServerVersion, Srv
@@ -32,7 +32,6 @@ _FIRST_BACKOFF = 0.05  # seconds; doubles up to reconnect_time_wait
 _PONG_TIMEOUT = 24 * 3600  # nats-py must never cancel a PONG it waits for: a late one would end its read loop
 _CLOSE_TIMEOUT = 2.0
 _CLOSE_MOMENT = 0.1
-_DRAIN_TIMEOUT = 60.0
 _DEFAULT_MAX_PAYLOAD = 1048576
 _RETRY = 0.01  # seconds between looks for a connection that is being made
 
@@ -51,20 +50,20 @@ class Listener(Protocol):
 
 
 class LinkSubscription:
-    """One NATS subscription that survives nats-py clients. ``callback`` runs on the loop, one message after another.
+    """One NATS subscription that survives nats-py clients. ``take`` is called on the loop, with one message after another.
 
-    nats-py's own limits are off: the callback takes everything at once, and windows and mailboxes bound what is kept.
+    nats-py's own limits are off: everything is taken at once, and windows and mailboxes bound what is kept.
     """
 
     def __init__(
         self,
         subject: str,
         queue: str,
-        callback: Callable[[Msg], Awaitable[None]],
+        take: Callable[[Msg], None],
         *,
         on_denied: Optional[Callable[[PermissionDeniedError], None]] = None,
     ) -> None:
-        self.subject, self.queue, self.callback = subject, queue, callback
+        self.subject, self.queue, self.take = subject, queue, take
         self.on_denied = on_denied
         self.nats: Optional[NatsSubscription] = None
         self.denied: Optional[PermissionDeniedError] = None
@@ -73,14 +72,18 @@ class LinkSubscription:
         self.nats = await client.subscribe(
             self.subject,
             queue=self.queue,
-            cb=self.callback,
+            cb=self.take_later,
             pending_msgs_limit=0,
             pending_bytes_limit=0,
         )
 
+    async def take_later(self, msg: Msg) -> None:
+        """What nats-py calls, with a task for each subscription: see ``_Client._process_msg``."""
+        self.take(msg)
+
 
 class _Client(Client):
-    """nats-py's, but for its transport, and for headers that cannot be read.
+    """nats-py's, but for its transport, how messages are handed over, and headers that cannot be read.
 
     These end its read loop, or all of a message's are dropped.
     """
@@ -94,6 +97,21 @@ class _Client(Client):
     def shared(self) -> Optional[SharedTransport]:
         """Its transport, if that is one to which other threads may write; a WebSocket is not."""
         return self._transport if isinstance(self._transport, SharedTransport) else None
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        """As nats-py's, without the queue and the task behind it: [measured] a round of the loop for each message."""
+        subscription = self._subs.get(sid)
+        taker = None if subscription is None else getattr(subscription._cb, "__self__", None)
+        if not isinstance(taker, LinkSubscription):
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        self.stats["in_msgs"] += 1
+        self.stats["in_bytes"] += len(data)
+        parsed = await self._process_headers(headers) if headers else None
+        try:
+            taker.take(self._build_message(sid, subject, reply, data, parsed))
+        except Exception:  # a fault of ours must not end nats-py's read loop
+            logger.exception("taking a message of %r failed", taker.subject)
 
     async def _process_headers(self, headers: bytes) -> Optional[Dict[str, str]]:
         if not headers:
@@ -506,7 +524,7 @@ class Connection:
         return subscription
 
     async def unsubscribe(self, subscription: LinkSubscription) -> None:
-        """End the subscription; what nats-py still buffers for it is dropped. Idempotent, raises nothing."""
+        """End the subscription; what comes for it yet is dropped. Idempotent, raises nothing."""
         if subscription not in self._subscriptions:
             return
         self._subscriptions.discard(subscription)
@@ -516,7 +534,7 @@ class Connection:
         except nats.errors.Error:
             pass  # the connection is gone, and the subscription with it
 
-    async def drain(self, subscription: LinkSubscription, deadline: Deadline) -> None:
+    async def drain(self, subscription: LinkSubscription) -> None:
         """End the subscription after handing over everything that the server had already sent."""
         nats_sub, client = subscription.nats, self._client
         if subscription in self._subscriptions and nats_sub is not None and client is not None and self.up:
@@ -524,10 +542,6 @@ class Connection:
             await client._send_unsubscribe(nats_sub._id)
             with suppress(DisconnectedError):
                 await self._round_trips()
-            # Until each was taken over, not just taken out: join() waits for that.
-            joining = asyncio.ensure_future(nats_sub._pending_queue.join())
-            await asyncio.wait({joining}, timeout=deadline.at_most(_DRAIN_TIMEOUT))
-            joining.cancel()
         await self.unsubscribe(subscription)
 
     # -- figures ------------------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class Discovery:
     # -- questions, on the loop ---------------------------------------------------------------------------------------
 
     def _on_question(self, verb: ServiceVerb) -> Callable[[Msg], Any]:
-        async def answer(msg: Msg) -> None:
+        def answer(msg: Msg) -> None:
             link = self._link
             if link is None or not _wire.acceptable_reply(msg.reply):
                 return
@@ -100,10 +100,10 @@ class Discovery:
         """Be found no more; what was asked before is answered."""
         link = self._link
         if link is not None:
-            link.loop.call(self._drain, link, deadline, deadline=deadline, what=f"draining {self.subject!r}")
+            link.loop.call(self._drain, link, deadline=deadline, what=f"draining {self.subject!r}")
 
-    async def _drain(self, link: Link, deadline: Deadline) -> None:
-        await asyncio.gather(*(link.connection.drain(subscription, deadline) for subscription in self._subscriptions))
+    async def _drain(self, link: Link) -> None:
+        await asyncio.gather(*(link.connection.drain(subscription) for subscription in self._subscriptions))
 
     def wait_idle(self, deadline: Deadline) -> bool:
         """Wait until every question is answered."""

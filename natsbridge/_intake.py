@@ -120,7 +120,7 @@ class Intake:
 
     # -- requests, on the loop ----------------------------------------------------------------------------------------
 
-    async def _on_message(self, msg: Msg) -> None:
+    def _on_message(self, msg: Msg) -> None:
         if msg.headers and _wire.STATUS in msg.headers and not msg.data:
             return
         counts = self.counts
@@ -138,7 +138,7 @@ class Intake:
         link, subscription = self._link, self._subscription
         if link is not None and subscription is not None:
             what = f"draining {self.subject!r}"
-            link.loop.call(link.connection.drain, subscription, deadline, deadline=deadline, what=what)
+            link.loop.call(link.connection.drain, subscription, deadline=deadline, what=what)
 
     def wait_idle(self, deadline: Deadline) -> bool:
         """Wait until everything that was taken in is through."""

@@ -169,7 +169,7 @@ class Link:
         self._ends.pop(token, None)
         self._ticking.pop(token, None)
 
-    async def _on_inbox(self, msg: Msg) -> None:
+    def _on_inbox(self, msg: Msg) -> None:
         token, _, suffix = msg.subject[len(self.prefix) + 1 :].partition(".")
         end = self._ends.get(token)
         try:

@@ -147,7 +147,7 @@ class Pulls:
 
     # -- what comes ---------------------------------------------------------------------------------------------------
 
-    async def on_arrival(self, msg: Msg) -> None:
+    def on_arrival(self, msg: Msg) -> None:
         """Never waits; what is asked for bounds what is kept."""
         status = msg.headers.get(_wire.STATUS) if msg.headers and not msg.data else None
         if status is not None and msg.subject.startswith(self._inbox):

@@ -52,7 +52,7 @@ class Pushed:
             config.deliver_subject or "", config.deliver_group or "", self.on_arrival, on_denied=self.on_refused
         )
 
-    async def on_arrival(self, msg: Msg) -> None:
+    def on_arrival(self, msg: Msg) -> None:
         """Never waits, so that nothing piles up in nats-py."""
         self.heard = time.monotonic()
         status = msg.headers.get(_wire.STATUS) if msg.headers and not msg.data else None

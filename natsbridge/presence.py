@@ -54,7 +54,7 @@ class PresenceListener:
             self._link.loop.post_quietly(self._forget, subscription)
         self._subscriptions.clear()
 
-    async def _on_offline(self, msg: Msg) -> None:
+    def _on_offline(self, msg: Msg) -> None:
         announcement = self._read(msg)
         if announcement is None:
             return
@@ -63,7 +63,7 @@ class PresenceListener:
         else:
             self._registry.end_lease(announcement.connect_id, announcement.lease)
 
-    async def _on_online(self, msg: Msg) -> None:
+    def _on_online(self, msg: Msg) -> None:
         announcement = self._read(msg)
         if announcement is not None:
             self._registry.forget_offline(announcement.connect_id)

@@ -22,8 +22,6 @@ from .options import check_callable, check_count
 
 S = TypeVar("S", bound="PullSubscription")
 
-_END_TIMEOUT = 5.0
-
 
 class PullSubscription:
     """The messages of a pull consumer; made by ``JetStream.pull_subscribe``.
@@ -281,4 +279,4 @@ def _end_on_loop(link: Link, pulls: Pulls, deletion: Optional[bytes]) -> None:
     link.forget(pulls.token)
     if deletion is not None:
         link.outbox.control(deletion)
-    link.spawn(link.connection.drain(pulls.nats, Deadline(_END_TIMEOUT)))
+    link.spawn(link.connection.drain(pulls.nats))

@@ -174,7 +174,7 @@ class PushSubscription:
         try:
             if not pushed.mailbox.closed:
                 what = f"draining consumer {self.consumer!r}"
-                link.loop.call(link.connection.drain, pushed.nats, deadline, deadline=deadline, what=what)
+                link.loop.call(link.connection.drain, pushed.nats, deadline=deadline, what=what)
         finally:
             self._finish(None, discard=False)
             if self._consuming is not None:

@@ -53,7 +53,7 @@ class _Inflow:
         self.limit = 0  # messages after which the subscription ends, 0 for never
         self.delivered = self.dropped = 0
 
-    async def deliver(self, msg: Msg) -> None:
+    def deliver(self, msg: Msg) -> None:
         """On the loop; never waits, so that nothing piles up in nats-py, which would drop what is in the middle."""
         if self.mailbox.closed:
             return
@@ -253,7 +253,6 @@ class Subscription:
                 self._link.loop.call(
                     self._link.connection.drain,
                     self._nats,
-                    deadline,
                     deadline=deadline,
                     what=f"draining {self.subject!r}",
                 )
@@ -275,8 +274,7 @@ class Subscription:
     @property
     def pending(self) -> int:
         """Messages that have arrived and were not read or handled yet."""
-        nats = self._nats.nats
-        return len(self._inflow.mailbox) + (0 if nats is None else nats.pending_msgs)
+        return len(self._inflow.mailbox)
 
     pending_msgs = pending
 

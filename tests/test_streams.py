@@ -1534,17 +1534,16 @@ class Tap:
         assert pool._runtime is not None
         self.link = pool._runtime.links[0]
         inbox = next(s for s in self.link.connection._subscriptions if s.subject.endswith(".>"))
-        original = inbox.callback
+        original = inbox.take
         self.dropped: List[Any] = []
 
-        async def callback(msg: Any) -> None:
+        def take(msg: Any) -> None:
             if judge(msg):
-                await original(msg)
+                original(msg)
             else:
                 self.dropped.append(msg)
 
-        assert inbox.nats is not None
-        inbox.nats._cb = callback
+        inbox.take = take
 
 
 def kind_of(msg: Any) -> str:

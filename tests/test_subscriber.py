@@ -1006,7 +1006,11 @@ def test_a_request_that_crosses_the_close_does_not_hold_it_up(
     def crossing(self: Workers, deadline: Deadline) -> bool:
         if self is registration._workers:
             assert link.loop._loop is not None
-            asyncio.run_coroutine_threadsafe(registration._on_message(msg), link.loop._loop).result(LONG)
+
+            async def take() -> None:
+                registration._on_message(msg)
+
+            asyncio.run_coroutine_threadsafe(take(), link.loop._loop).result(LONG)
         return close(self, deadline)
 
     monkeypatch.setattr(Workers, "close", crossing)
