@@ -32,6 +32,10 @@ def prepare(js: JetStream) -> None:
     js.add_stream(name="DEAD_JOBS", subjects=["jobs.dead"])
 
 
+def say(line: str) -> None:
+    print(f"{line}\n", end="", flush=True)  # in one piece: handlers print at the same time
+
+
 def do(job: str, attempt: int) -> None:
     """What the jobs are about."""
     if job.startswith("broken") or (job.startswith("flaky") and attempt == 1):
@@ -47,7 +51,7 @@ def worker(js: JetStream) -> Callable[[JetStreamMessage], None]:
             do(job, attempt)
         except Exception as error:
             if attempt < TRIES:
-                print(f"{job}: try {attempt} failed", flush=True)
+                say(f"{job}: try {attempt} failed")
                 message.nak(delay=PAUSE * 2 ** (attempt - 1))
                 return
             # First stored there, then taken from here: a crash in between leaves it in both, never in none. With an id
@@ -55,10 +59,10 @@ def worker(js: JetStream) -> Callable[[JetStreamMessage], None]:
             headers = {"Error": str(error), "Nats-Msg-Id": f"{message.metadata.sequence.stream}"}
             js.publish("jobs.dead", message.data, headers=headers)
             message.term("put aside")
-            print(f"{job}: put aside", flush=True)
+            say(f"{job}: put aside")
         else:
             message.ack_sync()  # returns when the server has taken it off the queue
-            print(f"{job}: done", flush=True)
+            say(f"{job}: done")
 
     return handle
 
@@ -70,7 +74,7 @@ def work(js: JetStream) -> None:
     config = ConsumerConfig(ack_wait=ACK_WAIT, max_ack_pending=1000)
     with js.pull_subscribe("jobs.todo", durable="workers", config=config) as jobs:
         consuming = jobs.consume(worker(js), max_workers=4, manual_ack=True)
-        print("working", flush=True)
+        say("working")
         stopped.wait()
         consuming.drain()  # lets the jobs finish that are under way; the others stay in the queue
 

@@ -125,7 +125,8 @@ class StreamSink:
             resume=resume,
             clock=link.clock,
         )
-        self._scheduled = False  # the writer has this stream in its queue
+        # The writer has this stream in its queue. Until it is accepted, nothing goes there: that comes first.
+        self._scheduled = True
         self._retired = False
         self._denied: Optional[Error] = None
         self._offline_callbacks: List[Callable[[], object]] = []
@@ -138,9 +139,15 @@ class StreamSink:
             self.go_offline()  # marked since the request was looked at
 
     def accept(self) -> None:
-        """On the loop: tell the requester that its request is queued or running, if it understands that."""
+        """On the loop: tell the requester that its request is queued or running, if it understands that.
+
+        Whatever the handler has sent already goes behind it.
+        """
         if self._outgoing.native:
             self._emit([self._outgoing.accept()])
+        with self._lock:
+            self._scheduled = False
+            self._schedule()
 
     # -- the handler, any thread --------------------------------------------------------------------------------------
 

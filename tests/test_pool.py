@@ -186,9 +186,11 @@ def test_closing_what_was_never_opened(unique: str) -> None:
 
 def test_after_closing_everything_raises_closed_error(server: EmbeddedServer, unique: str) -> None:
     pool = Pool(server.url, name=unique).open()
-    sub = pool.subscribe(unique)
+    sub = pool.subscribe(f"{unique}.sub")
+    asked = pool.subscribe(unique)  # the stream's request is heard, and never answered
     stream = pool.stream(unique)
     pool.close()
+    assert not asked.active
     calls: Dict[str, Callable[[], object]] = {
         "open": pool.open,
         "publish": lambda: pool.publish(unique, b"x"),
