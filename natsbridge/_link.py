@@ -87,6 +87,7 @@ class Link:
         self._ticking: Dict[str, End] = {}
         self._tasks: Set[asyncio.Task[Any]] = set()
         self._stir: asyncio.Event  # there is a stream to look after again
+        self._idle = False  # there was no stream to look after when that was looked at last
         self._ignored = 0  # messages that made no sense and were dropped
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -157,12 +158,16 @@ class Link:
     # -- dispatch -----------------------------------------------------------------------------------------------------
 
     def register(self, token: str, end: End, *, ticking: bool) -> None:
-        """Any thread: deliver what arrives for ``token`` to ``end``."""
+        """Any thread: deliver what arrives for ``token`` to ``end``; ``ticking``: and tell it how time passes.
+
+        From another thread than the loop's, that begins with the first message, or the next look at the connection: to wake
+        the loop for it would hold up the request that is about to be written.
+        """
         self._ends[token] = end
         if ticking:
-            idle, self._ticking[token] = not self._ticking, end
-            if idle:
-                self.loop.post_quietly(self._stir.set)
+            self._ticking[token] = end
+            if self._idle and self.loop.is_current():
+                self._stir.set()
 
     def forget(self, token: str) -> None:
         """Any thread: what still arrives for ``token`` is answered as unknown."""
@@ -170,6 +175,8 @@ class Link:
         self._ticking.pop(token, None)
 
     def _on_inbox(self, msg: Msg) -> None:
+        if self._idle and self._ticking:
+            self._stir.set()
         token, _, suffix = msg.subject[len(self.prefix) + 1 :].partition(".")
         end = self._ends.get(token)
         try:
@@ -198,9 +205,11 @@ class Link:
                 await asyncio.sleep(pause)
             else:
                 pause = _IDLE_TICK
+                self._idle = True
                 self._stir.clear()
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._stir.wait(), pause)
+                self._idle = False
             now = loop.time()
             # A suspended process must not take its own sleep for the silence of others.
             self.clock += min(now - last, pause + TICK)

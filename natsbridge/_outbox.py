@@ -24,6 +24,7 @@ _BATCH_BYTES = 256 * 1024
 # Seconds. Who has written less long ago, and waits for no answer, is better served by the loop: until it is awake more
 # comes together, and a system call for each message would cost more than the message does.
 _FAST = 0.0002
+SOON = 0.002  # seconds that what begins an answer waits for its first chunk: one write, and one packet, for both
 _LOST = 1.0  # seconds of the link's clock; a write here takes no time, but its thread may have to wait for the interpreter
 
 
@@ -105,6 +106,7 @@ class Outbox:
         self._closed = False
         self._wake: asyncio.Event
         self._barriers: Set[asyncio.Task[None]] = set()  # on the loop only, as what follows
+        self._stirring = False  # a look at what is to be written soon is due
         self._loan: Tuple[float, float] = (0.0, 0.0)  # the last one seen: when it began, and when it was first seen
 
     # -- any thread ---------------------------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ class Outbox:
         """Inside the lock: there is something to write. True if this thread is to ``write_here``, as nobody else will."""
         self._awake = True
         before, self._began = self._began, time.monotonic()
-        if self._deferrals or self._control or not (urgent or self._began - before > _FAST) or self._loop.is_current():
+        if self._deferrals or not (urgent or self._began - before > _FAST) or self._loop.is_current():
             return False
         self._lent = get_ident()
         return True
@@ -145,10 +147,17 @@ class Outbox:
         For the thread, outside its locks, that was told to. ``check`` makes up for one that was interrupted before it came.
         """
         try:
-            if self._queue:
-                self._write_piece_here()
-            elif self._ready:
-                self._write_frames_here()
+            control, piece = self._take_control(), self._take_piece()
+            commands, guards = self._commands(piece)
+            frames = self._take_frames() if self._ready and not piece else []
+            batch = [*control, *commands, *frames]
+            if not batch or self._wire.write_at_once(batch):
+                for guard in guards:
+                    guard.sent = True
+            else:
+                self._put_back(piece)
+                # The frames ahead of what their stream may have said since; without a connection it knows, or will.
+                self._control.extendleft(reversed([*control, *(frames if self._wire.up else ())]))
         finally:
             with self._lock:
                 mine = self._lent == get_ident()
@@ -161,20 +170,6 @@ class Outbox:
         self._lent = None
         self._awake = bool(self._control or self._queue or self._ready)
         return self._awake
-
-    def _write_piece_here(self) -> None:
-        piece = self._take_piece()
-        batch, guards = self._commands(piece)
-        if batch and not self._wire.write_at_once(batch):
-            self._put_back(piece)
-            return
-        for guard in guards:
-            guard.sent = True
-
-    def _write_frames_here(self) -> None:
-        commands = self._take_frames()
-        if commands and not self._wire.write_at_once(commands) and self._wire.up:
-            self._control.extendleft(reversed(commands))  # ahead of what their stream may have said since
 
     def defer(self, call: Callable[..., object], *args: Any) -> None:
         """Run ``call`` on the loop soon: what is queued from now on is written behind what it, or its task, writes first.
@@ -208,6 +203,21 @@ class Outbox:
                 return
             self._awake = True
         self._loop.post_quietly(self._wake.set)
+
+    def control_soon(self, command: bytes) -> None:
+        """As ``control``, on the loop: with what is written within ``SOON`` seconds, or by itself then."""
+        self._control.append(command)
+        if not self._stirring:
+            self._stirring = True
+            asyncio.get_event_loop().call_later(SOON, self._stir)
+
+    def _stir(self) -> None:
+        self._stirring = False
+        with self._lock:
+            if self._awake or not self._control:
+                return
+            self._awake = True
+        self._wake.set()
 
     def ready(self, source: Source) -> bool:
         """``source`` has something to write; called once until its ``take_frames`` said that nothing is left.
@@ -277,7 +287,7 @@ class Outbox:
 
     async def _write_control(self) -> None:
         while self._control and self._wire.up:
-            commands = [self._control.popleft() for _ in range(len(self._control))]
+            commands = self._take_control()
             if not await self._wire.write(commands):
                 self._control.extendleft(reversed(commands))
 
@@ -300,6 +310,9 @@ class Outbox:
             task.add_done_callback(self._barriers.discard)
 
     # -- whoever writes -------------------------------------------------------------------------------------------------
+
+    def _take_control(self) -> List[bytes]:
+        return [self._control.popleft() for _ in range(len(self._control))]
 
     def _take_piece(self) -> List[Message]:
         """From the head of the queue, up to a barrier."""
@@ -369,7 +382,7 @@ class Outbox:
         """Wait until nothing is queued, or half written; False when the connection went away."""
         while self._wire.up:
             with self._lock:
-                if not self._awake:
+                if not self._awake and not self._control:
                     return True
             await asyncio.sleep(0.002)
         return False

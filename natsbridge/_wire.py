@@ -12,6 +12,7 @@ import re
 import secrets
 import struct
 from collections import deque
+from functools import lru_cache
 from itertools import chain
 from typing import Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
@@ -144,6 +145,9 @@ class StreamParams(NamedTuple):
     version: int = VERSION
 
 
+_LONG_PARAMS = 256  # characters
+
+
 def encode_params(params: StreamParams) -> str:
     parts = [f"v={params.version}", f"window={params.window}", f"bytes={params.bytes}"]
     if params.timeout_ms is not None:
@@ -159,6 +163,13 @@ def encode_params(params: StreamParams) -> str:
 
 def parse_params(value: str) -> Optional[StreamParams]:
     """None when malformed. Unknown keys are ignored, so that later versions can add some."""
+    if len(value) > _LONG_PARAMS:  # nothing that is worth its memory
+        return _parse_params.__wrapped__(value)
+    return _parse_params(value)
+
+
+@lru_cache(maxsize=256)  # one requester's are the same in each of its requests
+def _parse_params(value: str) -> Optional[StreamParams]:
     fields: Dict[str, str] = {}
     for part in value.split(";"):
         key, equals, text = part.partition("=")

@@ -144,7 +144,7 @@ class StreamSink:
         Whatever the handler has sent already goes behind it.
         """
         if self._outgoing.native:
-            self._emit([self._outgoing.accept()])
+            self._link.outbox.control_soon(self._command(self._outgoing.accept()))
         with self._lock:
             self._scheduled = False
             self._schedule()
