@@ -267,6 +267,9 @@ class Connection:
     @staticmethod
     async def _close_client(client: _Client, timeout: float) -> None:
         """Close within ``timeout`` seconds (a moment at least), and let go of the socket in any case."""
+        # Of aiohttp, which lets go of its session while the socket below is still saying goodbye.
+        connection = getattr(getattr(getattr(client._transport, "_ws", None), "_response", None), "connection", None)
+        socket = None if connection is None else connection.transport
         try:
             await asyncio.wait_for(client.close(), max(timeout, _CLOSE_MOMENT))
         except Exception as error:
@@ -275,6 +278,8 @@ class Connection:
             # nats-py's close waits until a server that does not read has read everything.
             if client.shared is not None:
                 client.shared.abort()
+            if socket is not None:
+                socket.abort()
 
     def _choose_server(self, servers: List[Server], _info: Dict[str, Any]) -> Tuple[Optional[Server], float]:
         """nats-py asks which server to try next, and after how many seconds: each at once first, then backing off."""

@@ -146,6 +146,9 @@ class Outbox:
 
         For the thread, outside its locks, that was told to. ``check`` makes up for one that was interrupted before it came.
         """
+        me = get_ident()
+        if self._lent != me:
+            return  # it took so long to come here that the loop has it back
         try:
             control, piece = self._take_control(), self._take_piece()
             commands, guards = self._commands(piece)
@@ -160,8 +163,7 @@ class Outbox:
                 self._control.extendleft(reversed([*control, *(frames if self._wire.up else ())]))
         finally:
             with self._lock:
-                mine = self._lent == get_ident()
-                wake = mine and self._return()
+                wake = self._lent == me and self._return()
             if wake:
                 self._loop.post_quietly(self._wake.set)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Callable, List, Tuple
+from typing import Any, Callable, List, Tuple
 
 import pytest
 
@@ -11,7 +11,7 @@ from natsbridge._loop import LoopThread
 from natsbridge._outbox import Outbox
 from natsbridge._outgoing import FRAME_BYTES
 from natsbridge._waiter import Waiter
-from natsbridge.errors import RequestTimeoutError
+from natsbridge.errors import MaxPayloadError, RequestTimeoutError
 
 FEW = 8  # frames that may go first: what was taken already, and a turn
 FRAME = b"f" * FRAME_BYTES
@@ -20,10 +20,11 @@ FRAME = b"f" * FRAME_BYTES
 class Line:
     """A connection that writes down what it is given. ``after``: what happens behind so many commands."""
 
-    up = True
     max_payload = 1 << 20
 
     def __init__(self) -> None:
+        self.up = True
+        self.busy = False  # a thread cannot write
         self.written: List[bytes] = []
         self.after: Callable[[int], None] = lambda count: None
 
@@ -34,8 +35,10 @@ class Line:
         return True
 
     def write_at_once(self, commands: List[bytes]) -> bool:
-        self.written.extend(commands)
-        return True
+        if self.up and not self.busy:
+            self.written.extend(commands)
+        self.after(len(self.written))
+        return self.up and not self.busy
 
     async def barrier(self, waiter: Waiter[None]) -> None:
         waiter.set(None)
@@ -141,3 +144,115 @@ def test_a_full_outbox_holds_up_neither_the_protocol_nor_streams() -> None:
 
     asyncio.run(run())
     assert line.written == [b"ack", b"x" * 100, b"chunk"]
+
+
+# -- a thread in the loop's place -------------------------------------------------------------------------------------
+
+
+class Loop:
+    """A loop thread that is told what to do and does it when asked."""
+
+    def __init__(self) -> None:
+        self.posted: List[Callable[[], object]] = []
+
+    def post_quietly(self, call: Callable[..., object], *args: Any) -> None:
+        self.posted.append(lambda: call(*args))
+
+    def is_current(self) -> bool:
+        return False
+
+    def refuse_here(self) -> None: ...
+
+
+def resting(line: Line) -> Tuple[Outbox, Loop]:
+    """An outbox whose writer has gone to rest, so that a thread may write."""
+    loop = Loop()
+    outbox = Outbox(loop, 1 << 20, line)  # type: ignore[arg-type]
+    outbox._wake = asyncio.Event()
+    assert outbox._rests()
+    return outbox, loop
+
+
+def test_a_thread_writes_while_the_loop_rests() -> None:
+    line = Line()
+    outbox, loop = resting(line)
+    outbox.publish(b"request", 1.0)
+    assert outbox.ready(Once()) is False, "so soon after that it is better collected"
+    assert (line.written, len(loop.posted)) == ([b"request"], 1)
+
+
+def test_what_comes_while_a_thread_writes_is_the_loops() -> None:
+    line = Line()
+    outbox, loop = resting(line)
+    line.after = lambda count: outbox.control(b"cancel")
+    outbox.publish(b"request", 1.0)
+    assert line.written == [b"request"]
+    assert len(loop.posted) == 1
+    assert not outbox._rests()
+
+
+@pytest.mark.parametrize("up", [True, False], ids=["busy", "disconnected"])
+def test_what_a_thread_cannot_write_is_the_loops(up: bool) -> None:
+    line = Line()
+    line.busy, line.up = True, up
+    outbox, loop = resting(line)
+    outbox.publish(b"request", 1.0)
+    assert (line.written, len(loop.posted)) == ([], 1)
+    assert outbox.waiting() == (1, len(b"request"))
+
+
+def test_frames_that_a_thread_cannot_write_keep_their_place() -> None:
+    """Ahead of what their stream says after them, behind what it has said before."""
+    line = Line()
+    line.busy = True
+    outbox, loop = resting(line)
+    outbox._control.append(b"accepted")
+    assert outbox.ready(Once())
+    line.after = lambda count: outbox.control(b"end")
+    outbox.write_here()
+    assert (list(outbox._control), len(loop.posted)) == ([b"accepted", b"chunk", b"end"], 1)
+
+
+def test_behind_what_was_deferred_everything_is_the_loops() -> None:
+    line = Line()
+    outbox, loop = resting(line)
+    done: List[str] = []
+    outbox.defer(done.append, "unsubscribed")
+    outbox.publish(b"request", 1.0)
+    assert (line.written, done) == ([], [])
+
+    async def run() -> None:
+        while loop.posted:
+            loop.posted.pop(0)()
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert done == ["unsubscribed"]
+    assert not outbox._rests()
+    outbox._queue.clear()
+    assert outbox._rests()
+    outbox.publish(b"another", 1.0, Guarding())
+    assert line.written == [b"another"]
+
+
+class Guarding:
+    gone = sent = False
+
+    def refuse(self, error: MaxPayloadError) -> None: ...
+
+
+def test_a_thread_that_was_interrupted_before_it_wrote_is_made_up_for() -> None:
+    """Ctrl-C may come between the decision and the ``try`` of ``write_here``."""
+    line = Line()
+    outbox, loop = resting(line)
+    assert outbox.ready(Once()), "which it is told to write, and never does"
+    outbox.control(b"ack")
+    assert not loop.posted
+    for clock in (10.0, 10.9):
+        outbox.check(clock)
+        assert not outbox._wake.is_set()
+    outbox.check(11.0)
+    assert outbox._wake.is_set()
+    assert not outbox._rests()
+    outbox.write_here()  # should it come back after all: not while somebody else writes
+    assert (len(outbox._control), len(outbox._ready)) == (1, 1)

@@ -1,0 +1,335 @@
+"""Every way to the server: TCP, TLS, WebSocket; and what several threads write to one socket."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import socket
+import ssl
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+import trustme
+from procs import LONG, WaitFor
+
+from natsbridge import ClientOfflineError, Pool, ResponseSender, StreamRequest, Subscriber
+from natsbridge._transport import SharedTransport
+from natsbridge.server import EmbeddedServer
+
+# nats-py gives aiohttp its timeout in a way that aiohttp calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:parameter 'timeout' of type 'float':DeprecationWarning")
+
+CHUNKS = 2_000
+
+
+class Way(NamedTuple):
+    """A server, and how a pool reaches it."""
+
+    server: EmbeddedServer
+    url: str
+    options: Dict[str, Any]
+    shared: bool  # any thread may write
+
+
+WAYS = ["tcp", "tls", "tls_first", "ws", "wss"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Way]:
+    kind: str = request.param
+    options: Dict[str, Any] = {}
+    tls = ""
+    if kind not in ("tcp", "ws"):
+        authority = trustme.CA()
+        certificate = authority.issue_cert("127.0.0.1")
+        certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+        for pem in certificate.cert_chain_pems:
+            pem.write_to_path(str(tmp_path / "cert.pem"), append=True)
+        options["tls"] = ssl.create_default_context()
+        authority.configure_trust(options["tls"])
+        first = "handshake_first: true" if kind == "tls_first" else ""
+        tls = f'tls {{ cert_file: "{tmp_path}/cert.pem", key_file: "{tmp_path}/key.pem", {first} }}'
+    if kind == "tls_first":
+        options["tls_handshake_first"] = True
+    port = free_port()
+    websocket = f"websocket {{ port: {port}, host: 127.0.0.1, {tls or 'no_tls: true'} }}"
+    with EmbeddedServer(config_text=websocket if kind in ("ws", "wss") else tls) as server:
+        urls = {"tcp": server.url, "ws": f"ws://127.0.0.1:{port}", "wss": f"wss://127.0.0.1:{port}"}
+        yield Way(server, urls.get(kind, server.url.replace("nats:", "tls:")), options, kind == "tcp")
+
+
+def test_every_way_to_the_server(way: Way, unique: str, wait_for: WaitFor) -> None:
+    """Streams, a client that leaves, requests, large messages: nothing of it depends on what lies below."""
+    ended: List[str] = []
+
+    def count(request: StreamRequest, sender: ResponseSender) -> None:
+        for number in range(CHUNKS):
+            sender.send(b"%d" % number)
+
+    def endless(request: StreamRequest, sender: ResponseSender) -> None:
+        try:
+            while True:
+                sender.send(b"x")
+                time.sleep(0.001)
+        except ClientOfflineError as error:
+            ended.append(error.reason)
+
+    with Pool(way.url, **way.options) as pool, Pool(way.url, **way.options) as worker_pool, Subscriber(
+        worker_pool
+    ) as worker:
+        worker.stream_subscribe_handler(f"{unique}.count", count)
+        worker.stream_subscribe_handler(f"{unique}.endless", endless)
+        assert [int(chunk) for chunk in pool.stream(f"{unique}.count")] == list(range(CHUNKS))
+        with pool.stream(f"{unique}.endless") as stream:
+            next(stream)
+        wait_for(lambda: ended == ["cancelled"], what="the end of the handler")
+        worker_pool.subscribe(f"{unique}.echo", handler=lambda message: message.respond(message.data))
+        for size in (0, 1, 600_000):
+            assert pool.request(f"{unique}.echo", b"x" * size).data == b"x" * size
+        assert can_share(pool) is way.shared
+
+
+def test_every_way_survives_a_restart(way: Way, unique: str) -> None:
+    """The stream goes on where it was."""
+    go_on = threading.Event()
+
+    def handle(request: StreamRequest, sender: ResponseSender) -> None:
+        for number in range(100):
+            sender.send(b"%d" % number)
+            if number == 10:
+                go_on.wait(LONG)
+
+    with Pool(way.url, **way.options) as pool, Pool(way.url, **way.options) as worker_pool, Subscriber(
+        worker_pool
+    ) as worker:
+        worker.stream_subscribe_handler(unique, handle)
+        stream = pool.stream(unique, resume=LONG)
+        first = [int(next(stream)) for _ in range(5)]
+        way.server.restart()
+        go_on.set()
+        assert first + [int(chunk) for chunk in stream] == list(range(100))
+        assert can_share(pool) is way.shared
+
+
+def can_share(pool: Pool) -> bool:
+    assert pool._runtime is not None
+    client = pool._runtime.links[0].connection._client
+    assert client is not None
+    return client.shared is not None and client.shared._own is not None
+
+
+# -- one socket, several threads --------------------------------------------------------------------------------------
+
+
+LOOPS = ["asyncio", pytest.param("uvloop", marks=pytest.mark.skipif(not importlib.util.find_spec("uvloop"), reason="none"))]
+
+
+def new_loop(kind: str) -> asyncio.AbstractEventLoop:
+    if kind == "asyncio":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+@contextmanager
+def connected(loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
+    """A shared transport on ``loop``, and the other end of its connection, a plain socket."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        uri: Any = urlsplit(f"nats://127.0.0.1:{listening.getsockname()[1]}")
+
+        async def connect() -> SharedTransport:
+            transport = SharedTransport()
+            await transport.connect(uri, 65536, 5)
+            transport.share()
+            return transport
+
+        transport = loop.run_until_complete(connect())
+        other, _ = listening.accept()
+        other.settimeout(LONG)
+        with other:
+            try:
+                yield transport, other
+            finally:
+                transport.abort()
+                loop.run_until_complete(asyncio.sleep(0.01))
+
+
+def receive(other: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        piece = other.recv(1 << 20)
+        assert piece, f"the connection ended after {len(data)} of {size} bytes"
+        data += piece
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_what_does_not_fit_the_socket_goes_first(kind: str) -> None:
+    """It is taken all the same; nothing else is until it is gone, and what the loop writes comes behind it."""
+    loop = new_loop(kind)
+    large = b"abcdefgh" * (2 << 20)
+    with connected(loop) as (transport, other):
+        assert transport.write_at_once(large)
+        assert transport._rest, "the system took 16 MiB at once: this test needs more"
+        assert not transport.write_at_once(b"too soon")
+
+        async def write() -> None:
+            transport.write(b"-behind-")
+            transport.writelines([b"it", b"."])
+
+        loop.run_until_complete(write())
+        reader = threading.Thread(target=lambda: got.append(receive(other, len(large) + 11)))
+        got: List[bytes] = []
+        reader.start()
+
+        async def drain() -> None:
+            await transport.drain()
+            while transport._io_writer.transport.get_write_buffer_size():
+                await asyncio.sleep(0.001)
+
+        loop.run_until_complete(asyncio.wait_for(drain(), LONG))
+        reader.join(LONG)
+        assert got == [large + b"-behind-it."]
+        assert transport.write_at_once(b"again")
+        assert receive(other, 5) == b"again"
+    loop.close()
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_nothing_is_written_while_the_loop_has_something_to_write(kind: str) -> None:
+    loop = new_loop(kind)
+    large = b"x" * (16 << 20)
+    with connected(loop) as (transport, other):
+
+        async def write() -> None:
+            transport.write(large)
+
+        loop.run_until_complete(write())
+        assert not transport.write_at_once(b"too soon")
+        reader = threading.Thread(target=receive, args=(other, len(large)))
+        reader.start()
+        loop.run_until_complete(asyncio.wait_for(transport.drain(), LONG))
+        loop.run_until_complete(asyncio.sleep(0.05))
+        reader.join(LONG)
+    loop.close()
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "connect_tls"])
+def test_the_descriptor_of_its_own_goes_with_the_connection(end: str) -> None:
+    loop = new_loop("asyncio")
+    with connected(loop) as (transport, other):
+        own = transport._own
+        if end == "connect_tls":  # which fails here: the other end says nothing
+            trying = transport.connect_tls("localhost", ssl.create_default_context(), 65536, 0.1)
+            with pytest.raises(asyncio.TimeoutError):
+                loop.run_until_complete(trying)
+        else:
+            loop.call_soon(getattr(transport, end))
+            loop.run_until_complete(asyncio.sleep(0.01))
+            assert receive_nothing(other)
+        assert own.fileno() == -1
+        assert not transport.write_at_once(b"too late")
+    loop.close()
+
+
+def receive_nothing(other: socket.socket) -> bool:
+    """The connection has ended: no descriptor of it is left open."""
+    try:
+        return other.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize("uvloop", [False, pytest.param(True, marks=LOOPS[1].marks)])  # type: ignore[attr-defined]
+def test_threads_that_write_at_once_and_the_loop_keep_out_of_each_others_way(
+    server: EmbeddedServer, unique: str, uvloop: bool
+) -> None:
+    """Messages of many sizes, some behind a pause (written by the thread), some not (by the loop), PINGs in between."""
+    threads, count = 6, 150
+    sizes = [0, 10, 1_000, 60_000, 700_000]
+    switching = sys.getswitchinterval()
+    with Pool(server.url, uvloop=uvloop) as reading, Pool(server.url, uvloop=uvloop) as writing:
+        subscription = reading.subscribe(f"{unique}.>", pending_bytes=1 << 30)
+
+        def write(name: int) -> None:
+            for number in range(count):
+                writing.publish(f"{unique}.{name}", b"%d " % number + bytes([65 + name]) * sizes[number % len(sizes)])
+                if number % 3 == 0:
+                    time.sleep(0.0005)
+                if number % 40 == 0:
+                    writing.flush()
+
+        workers = [threading.Thread(target=write, args=(name,)) for name in range(threads)]
+        sys.setswitchinterval(1e-5)
+        try:
+            for worker in workers:
+                worker.start()
+            came: Dict[str, int] = dict.fromkeys(map(str, range(threads)), 0)
+            for _ in range(threads * count):
+                message = subscription.next_msg(LONG)
+                name = message.subject.rpartition(".")[2]
+                number, _, filling = message.data.partition(b" ")
+                assert int(number) == came[name], "each thread's come in its order"
+                assert filling == bytes([65 + int(name)]) * sizes[int(number) % len(sizes)]
+                came[name] += 1
+            for worker in workers:
+                worker.join(LONG)
+        finally:
+            sys.setswitchinterval(switching)
+        assert subscription.dropped == 0
+
+
+@pytest.mark.parametrize("how", ["unsubscribe", "leave a with block"])
+def test_what_is_published_after_unsubscribing_goes_to_others(server: EmbeddedServer, unique: str, how: str) -> None:
+    """A queue group's member that has left is sent nothing more, however soon the next message follows."""
+    with Pool(server.url) as staying, Pool(server.url) as leaving:
+        other = staying.subscribe(unique, queue="group")
+        for number in range(200):
+            if how == "unsubscribe":
+                leaving.subscribe(unique, queue="group").unsubscribe()
+            else:
+                with leaving.subscribe(unique, queue="group"):
+                    pass
+            time.sleep(0.0005 * (number % 2))
+            leaving.publish(unique, b"%d" % number)
+            assert other.next_msg(LONG).data == b"%d" % number
+
+
+def test_a_request_is_on_its_way_before_the_loop_has_woken(server: EmbeddedServer, unique: str) -> None:
+    """It is written by the thread that asks: even a loop that is held up does not hold it up."""
+    with Pool(server.url) as pool, Pool(server.url) as other:
+        requests = other.subscribe(unique)
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            held.set()
+            go_on.wait(LONG)
+
+        assert pool._runtime is not None
+        loop = pool._runtime.links[0].loop
+        stream_requests: List[Callable[[], object]] = [lambda: pool.stream(unique), lambda: pool.publish(unique, b"x")]
+        for ask in stream_requests:
+            time.sleep(0.01)
+            held.clear()
+            go_on.clear()
+            loop.post(hold)
+            assert held.wait(LONG)
+            asked = ask()
+            requests.next_msg(LONG)
+            go_on.set()
+            del asked
