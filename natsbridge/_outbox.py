@@ -150,7 +150,8 @@ class Outbox:
         if self._lent != me:
             return  # it took so long to come here that the loop has it back
         try:
-            control, piece = self._take_control(), self._take_piece()
+            # Of the queue its own message alone, the oldest: an interrupt in here loses nobody else's.
+            control, piece = self._take_control(), self._take_piece(1)
             commands, guards = self._commands(piece)
             frames = self._take_frames() if self._ready and not piece else []
             batch = [*control, *commands, *frames]
@@ -316,14 +317,14 @@ class Outbox:
     def _take_control(self) -> List[bytes]:
         return [self._control.popleft() for _ in range(len(self._control))]
 
-    def _take_piece(self) -> List[Message]:
+    def _take_piece(self, most: int = _BATCH_MESSAGES) -> List[Message]:
         """From the head of the queue, up to a barrier."""
         piece: List[Message] = []
         if not self._queue:
             return piece
         with self._lock:
             room = _BATCH_BYTES
-            while self._queue and room > 0 and len(piece) < _BATCH_MESSAGES:
+            while self._queue and room > 0 and len(piece) < most:
                 item = self._queue[0]
                 if isinstance(item, Barrier):
                     break
