@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any, Callable, Deque, List, Mapping, NamedTuple, Optional, Protocol, Set, Tuple, Union
 
+from . import _fork
 from ._deadline import Deadline
 from ._loop import LoopThread
 from ._threads import get_ident
@@ -68,6 +70,13 @@ def publish_command(subject: str, data: bytes = b"", reply: str = "", headers: O
     return b"".join((f"HPUB {subject} {reply} {len(head)} {len(head) + len(data)}\r\n".encode(), head, data, b"\r\n"))
 
 
+class Loan:
+    """A thread's leave to write in the loop's place."""
+
+    def __init__(self) -> None:
+        self.thread = get_ident()
+
+
 class Source(Protocol):
     """A stream with something to write."""
 
@@ -90,6 +99,7 @@ class Outbox:
     def __init__(self, loop: LoopThread, limit: int, wire: Wire) -> None:
         """``limit``: bytes that may wait; beyond, ``publish`` blocks."""
         self._loop = loop
+        self._generation = _fork.generation
         self._wire = wire
         self._limit = limit
         self._lock = Lock()  # guards everything below
@@ -99,7 +109,7 @@ class Outbox:
         self._control: Deque[bytes] = deque()
         self._ready: Deque[Source] = deque()
         self._awake = True  # whoever writes will look at the queues without being told again
-        self._lent: Optional[int] = None  # the thread that writes in the loop's place
+        self._lent: Optional[Loan] = None  # a thread writes in the loop's place
         self._began = 0.0  # when there last was something to write, after a rest
         self._deferrals: Deque[None] = deque()  # one for each call to carry out first; changed without the lock
         self._blocked = 0
@@ -107,7 +117,7 @@ class Outbox:
         self._wake: asyncio.Event
         self._barriers: Set[asyncio.Task[None]] = set()  # on the loop only, as what follows
         self._stirring = False  # a look at what is to be written soon is due
-        self._loan: Tuple[float, float] = (0.0, 0.0)  # the last one seen: when it began, and when it was first seen
+        self._seen: Tuple[Optional[Loan], float] = (None, 0.0)  # the loan that ``check`` saw last, and when it first did
 
     # -- any thread ---------------------------------------------------------------------------------------------------
 
@@ -124,7 +134,7 @@ class Outbox:
                 self._wait_for_room(size, Deadline(timeout))
             self._queue.append(command if guard is None else Guarded(command, guard))
             self._bytes += size
-            if self._awake:
+            if self._told():
                 return
             here = self._begin(urgent=guard is not None)
         if here:
@@ -132,13 +142,23 @@ class Outbox:
         else:
             self._loop.post_quietly(self._wake.set)
 
+    def _told(self) -> bool:
+        """Inside the lock: whoever writes will look at the queues without being told."""
+        lent = self._lent
+        if lent is not None and lent.thread == get_ident():
+            # A signal handler, on top of ``write_here``, which goes on when it is through: it may wait for this.
+            self._lent, self._awake = None, False
+        return self._awake
+
     def _begin(self, *, urgent: bool) -> bool:
         """Inside the lock: there is something to write. True if this thread is to ``write_here``, as nobody else will."""
         self._awake = True
         before, self._began = self._began, time.monotonic()
         if self._deferrals or not (urgent or self._began - before > _FAST) or self._loop.is_current():
             return False
-        self._lent = get_ident()
+        if self._generation != _fork.generation:
+            return False  # the socket is the parent's
+        self._lent = Loan()
         return True
 
     def write_here(self) -> None:
@@ -146,8 +166,8 @@ class Outbox:
 
         For the thread, outside its locks, that was told to. ``check`` makes up for one that was interrupted before it came.
         """
-        me = get_ident()
-        if self._lent != me:
+        loan = self._lent
+        if loan is None or loan.thread != get_ident():
             return  # it took so long to come here that the loop has it back
         try:
             # Of the queue its own message alone, the oldest: an interrupt in here loses nobody else's.
@@ -155,16 +175,17 @@ class Outbox:
             commands, guards = self._commands(piece)
             frames = self._take_frames() if self._ready and not piece else []
             batch = [*control, *commands, *frames]
-            if not batch or self._wire.write_at_once(batch):
+            for guard in guards:
+                guard.sent = True  # before it is: the connection may be lost before this thread is on again
+            if batch and not self._wire.write_at_once(batch):
                 for guard in guards:
-                    guard.sent = True
-            else:
+                    guard.sent = False
                 self._put_back(piece)
                 # The frames ahead of what their stream may have said since; without a connection it knows, or will.
                 self._control.extendleft(reversed([*control, *(frames if self._wire.up else ())]))
         finally:
             with self._lock:
-                wake = self._lent == me and self._return()
+                wake = self._lent is loan and self._return()
             if wake:
                 self._loop.post_quietly(self._wake.set)
 
@@ -202,7 +223,7 @@ class Outbox:
         """Queue a command of the stream protocol ahead of everything else; never blocks."""
         with self._lock:
             self._control.append(command)
-            if self._awake:
+            if self._told():
                 return
             self._awake = True
         self._loop.post_quietly(self._wake.set)
@@ -229,7 +250,7 @@ class Outbox:
         """
         with self._lock:
             self._ready.append(source)
-            if self._awake:
+            if self._told():
                 return False
             if self._begin(urgent=False):
                 return True
@@ -242,7 +263,7 @@ class Outbox:
             if self._closed:
                 raise ClosedError("the pool is closed: there is nothing to flush")
             self._queue.append(Barrier(waiter))
-            if self._awake:
+            if self._told():
                 return
             self._awake = True
         self._loop.post_quietly(self._wake.set)
@@ -278,10 +299,10 @@ class Outbox:
                 await self._write_control()
                 await self._write_queue()
                 for _ in range(len(self._ready)):
+                    await self._write_control()  # first: a stream may have been accepted while something was written
                     commands = self._take_frames()
                     if commands:  # if that fails we are disconnected: the stream is told, and ends or resumes
                         await wire.write(commands)
-                    await self._write_control()
                 await asyncio.sleep(0)  # let the loop read
 
     def _rests(self) -> bool:
@@ -315,7 +336,11 @@ class Outbox:
     # -- whoever writes -------------------------------------------------------------------------------------------------
 
     def _take_control(self) -> List[bytes]:
-        return [self._control.popleft() for _ in range(len(self._control))]
+        commands: List[bytes] = []
+        with suppress(IndexError):
+            while True:
+                commands.append(self._control.popleft())
+        return commands
 
     def _take_piece(self, most: int = _BATCH_MESSAGES) -> List[Message]:
         """From the head of the queue, up to a barrier."""
@@ -328,10 +353,10 @@ class Outbox:
                 item = self._queue[0]
                 if isinstance(item, Barrier):
                     break
-                self._queue.popleft()
-                piece.append(item)
-                room -= _size(item)
-            self._bytes -= _BATCH_BYTES - room
+                size = _size(item)
+                self._bytes -= size
+                piece.append(self._queue.popleft())  # type: ignore[arg-type] # no barrier
+                room -= size
             if self._blocked:
                 self._room.notify_all()
         return piece
@@ -373,12 +398,19 @@ class Outbox:
             asyncio.get_event_loop().call_soon(self._deferrals.pop)
 
     def check(self, clock: float) -> None:
-        """Now and then: take the writing back from a thread that never came to it, because it was interrupted."""
-        began, seen = self._loan
+        """Now and then: make up for threads that were interrupted, by what a signal handler raised.
+
+        One may never have come to write, or not have woken the loop.
+        """
+        loan, seen = self._seen
         with self._lock:
-            if self._lent is None or began != self._began:
-                self._loan = (self._began, clock)
-            elif clock - seen >= _LOST and self._return():
+            if self._lent is not None:
+                if self._lent is not loan:
+                    self._seen = (self._lent, clock)
+                elif clock - seen >= _LOST and self._return():
+                    self._wake.set()
+            elif self._awake or self._control or self._queue or self._ready:
+                self._awake = True
                 self._wake.set()
 
     async def written(self) -> bool:

@@ -164,7 +164,7 @@ class Registration(Intake):
             self._on_error(error, request, sink, counts)
         else:
             counts.finish(time.perf_counter_ns() - began)
-            if not sink.detached:
+            if not sink.detached and sink.generation == _fork.generation:
                 sink.end()
 
     def _on_error(self, error: BaseException, request: StreamRequest, sink: StreamSink, counts: Counts) -> None:

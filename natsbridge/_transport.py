@@ -12,16 +12,27 @@ import asyncio
 import socket
 import ssl
 from contextlib import suppress
+from functools import partial
+from operator import methodcaller
 from typing import List, Optional, Union
 from urllib.parse import ParseResult
 
 from nats.aio.transport import TcpTransport
 
+from . import _fork
 from ._waiter import Lock
 
-# Where asyncio has sendmsg() it takes nothing out of its buffer before it is sent: an empty buffer means that nothing is on
-# its way. (And where it has not, on Windows, a socket is not written to like that at all.)
+# Windows has none, and its sockets are not written to like that.
 _POSSIBLE = hasattr(socket.socket, "sendmsg")
+_call = methodcaller("__call__")
+
+
+class _Write:
+    """One system call of a thread's, and what came of it."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.results: List[int] = []  # how much was sent, once it was; then what releasing the lock returned
 
 
 class SharedTransport(TcpTransport):
@@ -30,10 +41,14 @@ class SharedTransport(TcpTransport):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._loop = asyncio.get_event_loop()
+        self._generation = _fork.generation
         self._lock = Lock()  # held for each write, so that none comes in the middle of another; guards what is below
         # A descriptor of our own: asyncio's is closed behind our back, and its number given to the next file.
         self._own: Optional[_socket.socket] = None
+        self._busy = False  # a thread is at it; only one is at a time, so this tells a signal handler on top of it
+        self._last: Optional[_Write] = None  # whose outcome nobody has looked at yet
         self._rest = b""  # of what another thread wrote, and the socket did not take: goes ahead of anything else
+        self._clogged = False  # something may be left of what the loop wrote last
 
     def __bool__(self) -> bool:
         return True  # or nats-py would put one of its own in this one's place
@@ -45,21 +60,41 @@ class SharedTransport(TcpTransport):
 
         Never blocks. What the socket does not take at once follows ahead of anything else.
         """
+        write = _Write(data)
         with self._lock:
-            if self._own is None or self._rest or self._io_writer is None:
+            if self._busy or not self._idle():
                 return False
+            self._busy, self._last = True, write
             try:
-                if self._io_writer.transport.get_write_buffer_size():
-                    return False
-                sent = self._own.send(data)
+                # Signal handlers run between two steps of Python, most likely just after a system call. What was sent is
+                # noted, and the lock released, in the same step as the call: so neither is a message left in the middle
+                # by a handler that raises, nor the loop held up by one that waits for it.
+                write.results.extend(map(_call, (partial(self._own.send, data), self._lock.release)))  # type: ignore[union-attr]
             except (OSError, RuntimeError):  # it would block, or is broken, which the loop will find out
                 return False
-            if sent == len(data):
-                return True
-            self._rest = data[sent:]
-        with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._write_rest)
+            finally:
+                if len(write.results) == 2:
+                    self._lock.acquire()
+                self._busy = False
+            self._settle()
+            left = bool(self._rest)
+        if left:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._write_rest)
         return True
+
+    def _idle(self) -> bool:
+        """Inside the lock: nothing waits to be written."""
+        self._settle()
+        if self._own is None or self._rest or self._clogged or self._generation != _fork.generation:
+            return False
+        return self._io_writer is not None and not self._io_writer.transport.get_write_buffer_size()
+
+    def _settle(self) -> None:
+        """Inside the lock: look at what came of the last write, whoever made it."""
+        last, self._last = self._last, None
+        if last is not None and last.results and last.results[0] < len(last.data):
+            self._rest = last.data[last.results[0] :]
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -71,31 +106,48 @@ class SharedTransport(TcpTransport):
             return  # with TLS only the loop can write
         with self._lock:
             self._let_go()
-            self._own = _socket.socket(shared.family, shared.type, shared.proto, fileno=_socket.dup(shared.fileno()))
-            self._own.setblocking(False)
+            # Else, with no descriptor left, or none any more, only the loop writes.
+            with suppress(OSError, RuntimeError):
+                self._own = _socket.socket(shared.family, shared.type, shared.proto, fileno=_socket.dup(shared.fileno()))
+                self._own.setblocking(False)
 
     def _let_go(self) -> None:
         """Inside the lock."""
         if self._own is not None:
             self._own.close()
             self._own = None
-        self._rest = b""
+        self._last, self._rest, self._busy, self._clogged = None, b"", False, False
 
     def _write_rest(self) -> None:
         with self._lock:
+            self._settle()
             if self._rest and self._io_writer is not None:
                 rest, self._rest = self._rest, b""
-                self._io_writer.write(rest)
+                with suppress(RuntimeError):  # uvloop has closed it
+                    self._io_writer.write(rest)
+                self._look()
+
+    def _look(self) -> None:
+        """Inside the lock, after writing: whether asyncio has sent it all.
+
+        Since Python 3.12 its buffer is empty for a moment while it sends a part of what is left in there, so that other
+        threads must not go by its size. uvloop says how it is.
+        """
+        if self._io_writer is not None:
+            transport = self._io_writer.transport
+            self._clogged = hasattr(transport, "_adjust_leftover_buffer") and transport.get_write_buffer_size() > 0
 
     def write(self, payload: bytes) -> None:
         with self._lock:
             self._write_rest()
             super().write(payload)  # type: ignore[no-untyped-call]
+            self._look()
 
     def writelines(self, payload: List[bytes]) -> None:
         with self._lock:
             self._write_rest()
             super().writelines(payload)  # type: ignore[no-untyped-call]
+            self._look()
 
     async def connect_tls(
         self, uri: Union[str, ParseResult], ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int

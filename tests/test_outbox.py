@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any, Callable, List, Tuple
 
 import pytest
@@ -235,6 +236,51 @@ def test_behind_what_was_deferred_everything_is_the_loops() -> None:
     assert line.written == [b"another"]
 
 
+@pytest.mark.parametrize("again", [lambda outbox: outbox.publish(b"x", 1.0), lambda outbox: outbox.control(b"x")])
+def test_a_signal_handler_on_top_of_a_thread_that_writes_may_wait_for_the_loop(again: Start) -> None:
+    """It comes in the same thread, which cannot go on before the handler is through: the loop takes over."""
+    line = Line()
+    outbox, loop = resting(line)
+    line.busy = True
+    line.after = lambda count: again(outbox)
+    outbox._began -= 1.0
+    outbox.publish(b"request", 1.0, Guarding())
+    assert loop.posted
+    assert not outbox._rests()
+
+
+def test_a_look_wakes_the_writer_that_nobody_has_woken() -> None:
+    """What a signal handler raised may come between the decision to wake the loop and doing it."""
+    outbox, _ = resting(Line())
+    outbox._queue.append(b"forgotten")
+    outbox.check(10.0)
+    assert outbox._wake.is_set()
+    assert not outbox._rests()
+
+
+def test_a_stream_that_is_accepted_while_something_is_written_begins_behind_that() -> None:
+    line = Line()
+    outbox = Outbox(LoopThread("test-loop"), 1 << 20, line)
+
+    def accept(count: int) -> None:
+        if count == 1:
+            outbox.control(b"accepted")
+            outbox.ready(Once())
+
+    line.after = accept
+
+    async def run() -> None:
+        outbox.open()
+        outbox.publish(b"message", 0.0)
+        writing = asyncio.ensure_future(outbox.write())
+        while len(line.written) < 3:
+            await asyncio.sleep(0)
+        writing.cancel()
+
+    asyncio.run(run())
+    assert line.written == [b"message", b"accepted", b"chunk"]
+
+
 class Guarding:
     gone = sent = False
 
@@ -246,7 +292,9 @@ def test_a_thread_that_was_interrupted_before_it_wrote_is_made_up_for() -> None:
     line = Line()
     outbox, loop = resting(line)
     assert outbox.ready(Once()), "which it is told to write, and never does"
-    outbox.control(b"ack")
+    another = threading.Thread(target=outbox.control, args=(b"ack",))
+    another.start()
+    another.join()
     assert not loop.posted
     for clock in (10.0, 10.9):
         outbox.check(clock)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import faulthandler
 import importlib.util
+import os
+import random
+import signal
 import socket
 import ssl
 import sys
@@ -333,3 +338,99 @@ def test_a_request_is_on_its_way_before_the_loop_has_woken(server: EmbeddedServe
             requests.next_msg(LONG)
             go_on.set()
             del asked
+
+
+# -- what may go wrong in the middle ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals")
+def test_what_a_signal_handler_raises_stops_nothing(server: EmbeddedServer, unique: str) -> None:
+    """At whatever step of publishing it comes: the pool goes on, and no message of another thread is lost or cut short."""
+    armed = stopping = False
+    interrupted = 0
+    sent = 0
+    main = threading.get_ident()
+
+    class Interrupt(Exception):
+        pass
+
+    def handler(*_: object) -> None:
+        if armed:
+            raise Interrupt
+
+    def interrupt() -> None:
+        while not stopping:
+            time.sleep(random.uniform(0.0005, 0.002))
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    def publish() -> None:
+        nonlocal sent
+        while not stopping:
+            pool.publish(f"{unique}.kept", b"%d" % sent + b"x" * 1000)
+            sent += 1
+            time.sleep(0.0004)
+
+    with Pool(server.url) as pool, Pool(server.url) as other:
+        kept = other.subscribe(f"{unique}.kept")
+        threads = [threading.Thread(target=interrupt), threading.Thread(target=publish)]
+        before = signal.signal(signal.SIGUSR1, handler)
+        try:
+            for thread in threads:
+                thread.start()
+            while interrupted < 500:
+                try:
+                    armed = True
+                    while True:
+                        pool.publish(f"{unique}.lost", b"y" * (200 if interrupted % 2 else 300_000))
+                        time.sleep(0.0003)
+                except Interrupt:
+                    armed = False
+                    interrupted += 1
+        finally:
+            armed, stopping = False, True
+            for thread in threads:
+                thread.join(LONG)
+            signal.signal(signal.SIGUSR1, before)
+        pool.flush(LONG)
+        other.flush(LONG)
+        for number in range(sent):
+            assert kept.next_msg(LONG).data == b"%d" % number + b"x" * 1000
+        assert [link.reconnects for link in pool.stats().connections] == [0]
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+def test_a_handler_that_returns_in_a_forked_child_ends_nothing(server: EmbeddedServer, unique: str) -> None:
+    """The child has the parent's socket: what it has to say there is not said."""
+    children: List[int] = []
+
+    def handle(request: StreamRequest, sender: ResponseSender) -> None:
+        sender.send(b"1")
+        child = os.fork()
+        if child == 0:
+            faulthandler.dump_traceback_later(0.5, exit=True, file=os.open(os.devnull, os.O_WRONLY))
+            return
+        children.append(child)
+        os.waitpid(child, 0)
+        sender.send(b"2")
+
+    with Pool(server.url) as pool, Pool(server.url) as worker_pool, Subscriber(worker_pool) as worker:
+        worker.stream_subscribe_handler(unique, handle)
+        assert list(pool.stream(unique)) == [b"1", b"2"]
+    assert children
+
+
+def test_without_a_descriptor_left_the_loop_writes(
+    server: EmbeddedServer, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(number: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("natsbridge._transport._socket.dup", none_left)
+    with Pool(server.url) as pool:
+        assert not can_share(pool)
+        pool.subscribe(unique, handler=lambda message: message.respond(message.data))
+        assert pool.request(unique, b"x").data == b"x"
+        pool.force_reconnect()
+        assert pool.request(unique, b"y", timeout=LONG).data == b"y"
