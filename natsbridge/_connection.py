@@ -12,15 +12,13 @@ import re
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Any, Callable, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple
+from typing import Any, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple
 
 import nats.errors
-from nats.aio.client import Client, Server, ServerVersion, Srv
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as NatsSubscription
+from nats.aio.client import Client, Server, ServerVersion
 
+from ._client import LinkSubscription, NatsClient
 from ._deadline import Deadline
-from ._transport import SharedTransport
 from ._waiter import Waiter
 from .errors import ClosedError, ConnectError, DisconnectedError, NatsBridgeError, PermissionDeniedError
 from .options import ConnectOptions, check_command, redact
@@ -49,100 +47,13 @@ class Listener(Protocol):
     def on_error(self, error: Exception) -> None: ...
 
 
-class LinkSubscription:
-    """One NATS subscription that survives nats-py clients. ``take`` is called on the loop, with one message after another.
-
-    nats-py's own limits are off: everything is taken at once, and windows and mailboxes bound what is kept.
-    """
-
-    def __init__(
-        self,
-        subject: str,
-        queue: str,
-        take: Callable[[Msg], None],
-        *,
-        on_denied: Optional[Callable[[PermissionDeniedError], None]] = None,
-    ) -> None:
-        self.subject, self.queue, self.take = subject, queue, take
-        self.on_denied = on_denied
-        self.nats: Optional[NatsSubscription] = None
-        self.denied: Optional[PermissionDeniedError] = None
-
-    async def attach(self, client: Client) -> None:
-        self.nats = await client.subscribe(
-            self.subject,
-            queue=self.queue,
-            cb=self.take_later,
-            pending_msgs_limit=0,
-            pending_bytes_limit=0,
-        )
-
-    async def take_later(self, msg: Msg) -> None:
-        """What nats-py calls, with a task for each subscription: see ``_Client._process_msg``."""
-        self.take(msg)
-
-
-class _Client(Client):
-    """nats-py's, but for its transport, how messages are handed over, and headers that cannot be read.
-
-    These end its read loop, or all of a message's are dropped.
-    """
-
-    async def _connect_to_server(self, s: Srv) -> None:
-        if self._transport is None and s.uri.scheme not in ("ws", "wss"):
-            self._transport = SharedTransport()
-        await super()._connect_to_server(s)
-
-    @property
-    def shared(self) -> Optional[SharedTransport]:
-        """Its transport, if that is one to which other threads may write; a WebSocket is not."""
-        return self._transport if isinstance(self._transport, SharedTransport) else None
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        """As nats-py's, without the queue and the task behind it: [measured] a round of the loop for each message."""
-        subscription = self._subs.get(sid)
-        taker = None if subscription is None else getattr(subscription._cb, "__self__", None)
-        if not isinstance(taker, LinkSubscription):
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        self.stats["in_msgs"] += 1
-        self.stats["in_bytes"] += len(data)
-        parsed = await self._process_headers(headers) if headers else None
-        try:
-            taker.take(self._build_message(sid, subject, reply, data, parsed))
-        except Exception:  # a fault of ours must not end nats-py's read loop
-            logger.exception("taking a message of %r failed", taker.subject)
-
-    async def _process_headers(self, headers: bytes) -> Optional[Dict[str, str]]:
-        if not headers:
-            return None
-        parsed: Optional[Dict[str, str]] = None
-        with suppress(Exception):
-            parsed = await super()._process_headers(headers)
-        return parsed or read_headers(headers)
-
-
-def read_headers(block: bytes) -> Optional[Dict[str, str]]:
-    """As much of a message's headers as can be read, so that no failure is taken for an ordinary message."""
-    first, *lines = block.split(b"\r\n")
-    headers: Dict[str, str] = {}
-    status = first.split()[1:2]
-    if status and status[0].isdigit():
-        headers["Status"] = status[0].decode()
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        if colon and name and not set(name) & set(b" \t\n\r\v\f"):
-            headers[name.decode("utf-8", "replace")] = value.strip().decode("utf-8", "replace")
-    return headers or None
-
-
 class Connection:
     def __init__(self, name: str, options: ConnectOptions, listener: Listener) -> None:
         self.name = name
         self.up = False  # read from any thread
         self._options = options
         self._listener = listener
-        self._client: Optional[_Client] = None
+        self._client: Optional[NatsClient] = None
         self._closing = False
         self._went_down: asyncio.Future[None]
         self._tasks: Set[asyncio.Task[Any]] = set()
@@ -197,7 +108,7 @@ class Connection:
 
         Each server is tried once: nats-py alone would go on for ever, or for minutes.
         """
-        client = _Client()
+        client = NatsClient()
         urls = self._options.urls
         failures: List[Exception] = []
         all_failed: asyncio.Future[None] = asyncio.get_event_loop().create_future()
@@ -265,7 +176,7 @@ class Connection:
         return ConnectError(f"no NATS server could be reached at {names}: {answers}")
 
     @staticmethod
-    async def _close_client(client: _Client, timeout: float) -> None:
+    async def _close_client(client: NatsClient, timeout: float) -> None:
         """Close within ``timeout`` seconds (a moment at least), and let go of the socket in any case."""
         # Of aiohttp, which lets go of its session while the socket below is still saying goodbye.
         connection = getattr(getattr(getattr(client._transport, "_ws", None), "_response", None), "connection", None)
@@ -344,7 +255,7 @@ class Connection:
         elif not client.is_connected:
             self._down()
 
-    async def _replace(self, dead: _Client) -> None:
+    async def _replace(self, dead: NatsClient) -> None:
         logger.warning("%s: the connection ended for good (%s), connecting anew", self.name, dead.last_error or "read loop")
         try:
             self._down()
@@ -392,13 +303,13 @@ class Connection:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _is_closing(client: _Client) -> bool:
+    def _is_closing(client: NatsClient) -> bool:
         """The socket is lost, and nats-py has not noticed: uvloop raises RuntimeError for whatever is written to it."""
         writer = None if client.shared is None else client.shared._io_writer
         return writer is not None and writer.transport.is_closing()
 
     @staticmethod
-    def _write_now(client: _Client, data: bytes) -> bool:
+    def _write_now(client: NatsClient, data: bytes) -> bool:
         """Hand ``data`` to the socket if nothing waits ahead of it: nats-py's flusher would do so a loop's round later."""
         shared = client.shared
         writer = None if shared is None else shared._io_writer

@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 from nats.micro.service import ServiceVerb, control_subject
 
 from . import _wire
-from ._connection import LinkSubscription
+from ._client import LinkSubscription
 from ._deadline import Deadline
 from ._link import Link
 from ._outbox import publish_command

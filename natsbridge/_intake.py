@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Optional
 from nats.aio.msg import Msg
 
 from . import _wire
-from ._connection import LinkSubscription
+from ._client import LinkSubscription
 from ._deadline import Deadline
 from ._link import Link
 from ._runtime import Runtime

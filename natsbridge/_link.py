@@ -13,7 +13,8 @@ from typing import Any, Callable, Coroutine, Dict, NamedTuple, Optional, Protoco
 from nats.aio.msg import Msg
 
 from . import _wire
-from ._connection import Connection, LinkSubscription
+from ._client import LinkSubscription
+from ._connection import Connection
 from ._deadline import Deadline
 from ._loop import LoopThread
 from ._outbox import Outbox, publish_command

@@ -16,7 +16,7 @@ import nats.js.errors
 from nats.aio.msg import Msg
 
 from . import _wire
-from ._connection import LinkSubscription
+from ._client import LinkSubscription
 from ._deadline import Deadline
 from ._link import Link
 from ._outbox import publish_command

@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.js import api
 
 from . import _wire
-from ._connection import LinkSubscription
+from ._client import LinkSubscription
 from ._link import Link
 from ._mailbox import Mailbox
 from ._outbox import publish_command

@@ -14,9 +14,10 @@ from . import _fork, _wire
 from ._deadline import Deadline
 from ._intake import HANDLER_FAILED, NO_REPLY, Counts, Intake, chosen_failure
 from ._outbox import publish_command
+from ._sink import StreamSink
 from .errors import ClientOfflineError, ClosedError
 from .registry import OnlineRegistry
-from .responder import ResponseSender, StreamRequest, StreamSink
+from .responder import ResponseSender, StreamRequest
 
 if TYPE_CHECKING:
     from .pool import Pool

@@ -9,6 +9,7 @@ from nats.aio.msg import Msg
 from nats.errors import MsgAlreadyAckdError, NotJSMessageError
 
 from . import _fork
+from ._asking import ask
 from ._deadline import Deadline, check_timeout
 from ._link import Link
 from ._outbox import publish_command
@@ -17,7 +18,6 @@ from ._waiter import Abandoned, Lock
 from .errors import ForkedError, RequestTimeoutError
 from .message import Message
 from .options import check_data, check_headers, check_line_text, check_size
-from .requester import ask
 
 if TYPE_CHECKING:
     from .pool import Pool

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
 
 from . import _fork, presence, process
+from ._asking import ask
 from ._context import Settings, api_prefix
 from ._deadline import Deadline, check_interval, check_timeout
 from ._link import Link, LinkStats
 from ._loop import LoopThread
 from ._outbox import publish_command
 from ._runtime import Runtime
+from ._source import StreamSource
 from ._types import Data, Headers
 from ._waiter import Abandoned, Lock, LongLock, Waiter
 from .connections import Connections
@@ -38,7 +40,7 @@ from .options import (
 )
 from .registry import OnlineRegistry, online_clients
 from .replies import Replies, ReplyInbox, Sentinel, empty_payload
-from .requester import ResponseStream, StreamSource, ask
+from .requester import ResponseStream
 from .service import Service, StatsHandler
 from .subscription import Handler, Subscription
 

@@ -8,7 +8,7 @@ from typing import List, Optional
 from nats.aio.msg import Msg
 
 from . import _wire
-from ._connection import LinkSubscription
+from ._client import LinkSubscription
 from ._deadline import Deadline
 from ._link import Link
 from ._outbox import publish_command

@@ -9,7 +9,7 @@ from typing import Callable, Optional
 from nats.aio.msg import Msg
 
 from . import _fork
-from ._connection import LinkSubscription
+from ._client import LinkSubscription
 from ._deadline import Deadline, check_timeout
 from ._link import Link
 from ._mailbox import Mailbox

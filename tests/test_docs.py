@@ -47,11 +47,12 @@ from natsbridge import (
     _link,
     _outbox,
     _outgoing,
+    _sink,
     _wire,
-    responder,
 )
 from natsbridge._incoming import Incoming
 from natsbridge._outgoing import Outgoing
+from natsbridge._sink import OFFLINE_REASONS
 from natsbridge.contrib._client import RequestOptions
 from natsbridge.server import EmbeddedServer
 
@@ -303,7 +304,7 @@ def test_the_guide_has_every_exception() -> None:
 
 
 def test_the_guide_has_every_reason() -> None:
-    assert sorted(first_words(GUIDE, "reasons: offline")) == sorted(responder.OFFLINE_REASONS)
+    assert sorted(first_words(GUIDE, "reasons: offline")) == sorted(OFFLINE_REASONS)
     documented = re.findall(r"``(\w+)``", ResponseStream.end_reason.__doc__ or "")
     assert sorted(first_words(GUIDE, "reasons: end")) == sorted(documented)
 
@@ -581,7 +582,7 @@ def test_the_protocol_has_the_words_of_the_librarys_ends() -> None:
 
 def test_the_protocol_has_the_constants() -> None:
     modules = {
-        module.__name__.rpartition(".")[2]: module for module in (_incoming, _link, _outbox, _outgoing, _wire, responder)
+        module.__name__.rpartition(".")[2]: module for module in (_incoming, _link, _outbox, _outgoing, _sink, _wire)
     }
     text = PROTOCOL.read_text("utf-8").partition("## 15. Constants")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| .* \| (?:every )?([\d.]+)(?: s)? \| `(\w+)\.(\w+)` \|$", text, re.MULTILINE)

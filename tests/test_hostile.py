@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from procs import LONG
 
 from natsbridge import Pool, ResponseSender, StreamError, StreamRequest, Subscriber, _wire
-from natsbridge._connection import read_headers
+from natsbridge._client import read_headers
 from natsbridge._outbox import publish_command
 from natsbridge.server import EmbeddedServer
 

@@ -18,9 +18,11 @@ LAYERS: List[Set[str]] = [
     {"_outgoing", "_waiter", "message", "options"},
     {"_incoming", "_loop", "_mailbox", "_workers", "registry"},
     {"_files", "_outbox", "_transport"},
+    {"_client"},
     {"_connection"},
     {"_link"},
-    {"_runtime", "presence", "process", "replies", "requester", "responder", "subscription"},
+    {"_asking", "_runtime", "_sink", "_source", "presence", "process", "replies", "subscription"},
+    {"requester", "responder"},
     {"_blocking", "_intake", "_serving", "connections", "jsmessage"},
     {"_context", "_discovery", "_endpoint", "_handling", "_pulls", "_pushed", "_registration"},
     {"_acks", "_group", "_reading", "manager"},
@@ -37,7 +39,7 @@ LAYERS: List[Set[str]] = [
 CORE: Dict[str, int] = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 
 # Who may know the client library below, and who the event loop.
-NATS_CLIENT = {"_connection", "_transport"}
+NATS_CLIENT = {"_client", "_connection", "_transport"}
 NATS_FACADES = {  # they reuse what it builds on its client
     "_acks", "_arguments", "_blocking", "_bucket", "_context", "_objects", "_pushed", "buckets", "jetstream", "keyvalue",
     "manager", "objectstore", "ordered", "publishing", "pulling", "pushing",
@@ -46,9 +48,9 @@ NATS = {  # all the others know what can be had without the client: errors, mess
     *NATS_CLIENT,
     *NATS_FACADES,
     "errors", "_discovery", "_endpoint", "_group", "_handling", "_intake", "_link", "_pulls", "_registration", "_watching",
-    "jsmessage", "presence", "replies", "requester", "responder", "service", "service_client", "subscription",
+    "_asking", "_sink", "_source", "jsmessage", "presence", "replies", "service", "service_client", "subscription",
 }  # fmt: skip
-ASYNCIO = {"_loop", "_connection", "_transport", "_discovery", "_outbox", "_link", "_runtime", "requester", "responder"}
+ASYNCIO = {"_loop", "_connection", "_transport", "_discovery", "_outbox", "_link", "_runtime", "_sink", "_source"}
 THREADING = {"_threads", "_waiter", "_workers", "_serving", "service"}
 
 # Tools around the core: they may use all of it, and nothing of it may use them.
@@ -139,7 +141,7 @@ def test_who_knows_what(package: str, allowed: Set[str]) -> None:
     assert using == allowed
 
 
-def test_two_modules_know_the_client_of_nats_py() -> None:
+def test_three_modules_know_the_client_of_nats_py() -> None:
     small = {"nats.errors", "nats.js.errors", "nats.aio.msg", "nats.micro.request", "nats.micro.service"}
     using = {m for m in CORE if any(name.split(".")[0] == "nats" and name not in small for name in outside(m))}
     assert using == NATS_CLIENT | NATS_FACADES
