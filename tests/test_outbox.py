@@ -169,8 +169,13 @@ def resting(line: Line) -> Tuple[Outbox, Loop]:
     """An outbox whose writer has gone to rest, so that a thread may write."""
     loop = Loop()
     outbox = Outbox(loop, 1 << 20, line)  # type: ignore[arg-type]
-    outbox._wake = asyncio.Event()
-    assert outbox._rests()
+
+    async def rest() -> None:
+        outbox.open()
+        outbox._wake.clear()
+        assert outbox._rests()
+
+    asyncio.run(rest())
     return outbox, loop
 
 

@@ -34,9 +34,9 @@ from natsbridge import (
     Subscriber,
     _incoming,
     _outgoing,
+    _source,
     _wire,
     online_clients,
-    requester,
 )
 from natsbridge.server import EmbeddedServer
 
@@ -1097,7 +1097,7 @@ def test_what_happens_between_two_tries_is_not_missed(
     server: EmbeddedServer, busy: str, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch, event: str
 ) -> None:
     """While a refused request waits for its next try it has no token, but it is still somebody's stream."""
-    monkeypatch.setattr(requester, "_BUSY_RETRIES", (LONG,))
+    monkeypatch.setattr(_source, "_BUSY_RETRIES", (LONG,))
     with Pool(server.url, timeout=LONG) as pool:
         stream = pool.stream(busy, connect_id=busy)
         reading = in_thread(lambda: list(stream))
