@@ -42,7 +42,8 @@ class Way(NamedTuple):
     shared: bool  # any thread may write
 
 
-WAYS = ["tcp", "tls", "tls_first", "ws", "wss"]
+needs_aiohttp = pytest.mark.skipif(not importlib.util.find_spec("aiohttp"), reason="aiohttp is not installed")
+WAYS = ["tcp", "tls", "tls_first", *(pytest.param(kind, marks=needs_aiohttp) for kind in ("ws", "wss"))]
 
 
 def free_port() -> int:
