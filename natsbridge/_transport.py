@@ -26,8 +26,6 @@ from ._waiter import Lock
 _POSSIBLE = hasattr(socket.socket, "sendmsg")
 _call = methodcaller("__call__")
 
-_READ_BYTES = 256 * 1024  # what asyncio asks the system for at once; nats-py would have it in eight pieces, with pauses
-
 
 class _Write:
     """One system call of a thread's, and what came of it."""
@@ -99,13 +97,6 @@ class SharedTransport(TcpTransport):
             self._rest = last.data[last.results[0] :]
 
     # -- the loop -----------------------------------------------------------------------------------------------------
-
-    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
-        await super().connect(uri, max(buffer_size, _READ_BYTES // 2), connect_timeout)
-
-    async def read(self, buffer_size: int) -> bytes:
-        data: bytes = await super().read(max(buffer_size, _READ_BYTES))
-        return data
 
     def share(self) -> None:
         """From now on other threads may write: nats-py has said what it has to on a fresh connection."""
