@@ -116,7 +116,7 @@ class Incoming:
         self.unread = len(parcel.chunks) - 1
         if self.state == NATIVE:
             self._unacked_bytes += size
-            if 2 * (self.consumed - self.acked) >= self.window or 2 * self._unacked_bytes >= self.max_bytes:
+            if 4 * (self.consumed - self.acked) >= self.window or 2 * self._unacked_bytes >= self.max_bytes:
                 return parcel, self._ack(clock)
         return parcel, []
 

@@ -497,9 +497,9 @@ def read(incoming: Incoming, clock: float = 0.0) -> List[Say]:
     return incoming.take(clock)[1]
 
 
-def test_chunks_are_acknowledged_when_half_of_the_window_is_read() -> None:
-    incoming = native(8, window=8)
-    assert [read(incoming) for _ in range(8)] == [[], [], [], [ack(4, "d8")], [], [], [], [ack(8, "d8")]]
+def test_chunks_are_acknowledged_when_a_quarter_of_the_window_is_read() -> None:
+    incoming = native(8, window=12)
+    assert [read(incoming) for _ in range(8)] == [[], [], [ack(3, "d8")], [], [], [ack(6, "d8")], [], []]
 
 
 def test_chunks_are_acknowledged_when_half_of_the_bytes_are_read() -> None:
@@ -516,8 +516,8 @@ def test_a_window_of_one_is_acknowledged_chunk_by_chunk() -> None:
 
 def test_the_responder_may_have_capped_the_window() -> None:
     incoming = fresh(window=1000, max_bytes=1000)
-    give(incoming, accepted(window=4, size=500))
-    assert (incoming.window, incoming.max_bytes) == (4, 500)
+    give(incoming, accepted(window=8, size=500))
+    assert (incoming.window, incoming.max_bytes) == (8, 500)
     for n in (1, 2):
         give(incoming, message("d", n, b"x"))
     assert read(incoming) == []
@@ -538,7 +538,7 @@ def test_an_acceptance_that_cannot_be_read_leaves_the_window_alone(value: str) -
 
 
 def test_a_few_chunks_are_acknowledged_a_tenth_of_a_second_after_the_first_was_read() -> None:
-    incoming = native(3)
+    incoming = native(3, window=12)
     read(incoming, 1.00)
     read(incoming, 1.08)
     assert incoming.on_tick(1.09) == []
@@ -911,8 +911,8 @@ def relayed(kind: str, seq: int, data: bytes = b"", *, reply: str = "", params: 
 
 
 def relayed_stream() -> Incoming:
-    incoming = fresh(window=4)
-    params = _wire.encode_params(StreamParams(4, 1000))
+    incoming = fresh(window=8)
+    params = _wire.encode_params(StreamParams(8, 1000))
     assert give(incoming, relayed("a", 0, reply="_R_.first", params=params)) == []
     assert incoming.state == NATIVE
     return incoming
