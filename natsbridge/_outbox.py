@@ -121,10 +121,12 @@ class Outbox:
 
     # -- any thread ---------------------------------------------------------------------------------------------------
 
-    def publish(self, command: bytes, timeout: Optional[float], guard: Optional[Guard] = None) -> None:
+    def publish(
+        self, command: bytes, timeout: Optional[float], guard: Optional[Guard] = None, *, urgent: bool = False
+    ) -> None:
         """Queue a command; blocks while the outbox is full, ``timeout`` seconds at most (None: no limit).
 
-        Raises ClosedError, RequestTimeoutError.
+        ``urgent``: the caller does nothing else before it has an answer, so there is no more to collect. Raises ClosedError, RequestTimeoutError.
         """
         size = len(command)
         with self._lock:
@@ -136,7 +138,7 @@ class Outbox:
             self._bytes += size
             if self._told():
                 return
-            here = self._begin(urgent=guard is not None)
+            here = self._begin(urgent=urgent)
         if here:
             self.write_here()
         else:

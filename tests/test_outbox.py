@@ -237,7 +237,7 @@ def test_behind_what_was_deferred_everything_is_the_loops() -> None:
     assert not outbox._rests()
     outbox._queue.clear()
     assert outbox._rests()
-    outbox.publish(b"another", 1.0, Guarding())
+    outbox.publish(b"another", 1.0, Guarding(), urgent=True)
     assert line.written == [b"another"]
 
 
@@ -249,7 +249,7 @@ def test_a_signal_handler_on_top_of_a_thread_that_writes_may_wait_for_the_loop(a
     line.busy = True
     line.after = lambda count: again(outbox)
     outbox._began -= 1.0
-    outbox.publish(b"request", 1.0, Guarding())
+    outbox.publish(b"request", 1.0, Guarding(), urgent=True)
     assert loop.posted
     assert not outbox._rests()
 
