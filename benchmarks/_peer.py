@@ -66,6 +66,11 @@ class Peer:
         answer: Dict[str, Any] = json.loads(line)
         return answer
 
+    def hold_to(self, core: int) -> None:
+        """Linux: have all threads of the process, and those that they will start, run on one core."""
+        for thread in os.listdir(f"/proc/{self._process.pid}/task"):
+            os.sched_setaffinity(int(thread), {core})
+
     def kill(self) -> None:
         """End the process as a crash would."""
         self._process.kill()
