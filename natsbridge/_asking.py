@@ -69,7 +69,7 @@ def ask(link: Link, subject: str, data: bytes, headers: Headers, deadline: Deadl
     link.register(pending.token, pending, ticking=False)
     try:
         command = publish_command(subject, data, pending.inbox, headers)
-        link.outbox.publish(command, deadline.remaining(), pending, urgent=True)
+        link.outbox.publish(command, deadline.remaining(), pending, urgent=link.quiet)
         return pending.wait(deadline)
     finally:
         link.forget(pending.token)

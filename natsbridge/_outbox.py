@@ -126,7 +126,9 @@ class Outbox:
     ) -> None:
         """Queue a command; blocks while the outbox is full, ``timeout`` seconds at most (None: no limit).
 
-        ``urgent``: the caller does nothing else before it has an answer, so there is no more to collect. Raises ClosedError, RequestTimeoutError.
+        ``urgent``: the caller does nothing else before it has an answer, so there is no more to collect.
+
+        Raises ClosedError, RequestTimeoutError.
         """
         size = len(command)
         with self._lock:
