@@ -165,40 +165,6 @@ class Outbox:
         self._lent = Loan()
         return True
 
-    def write_here(self) -> None:
-        """Write in the loop's place, without waiting: what cannot be written at once, or came meanwhile, is left to it.
-
-        For the thread, outside its locks, that was told to. ``check`` makes up for one that was interrupted before it came.
-        """
-        loan = self._lent
-        if loan is None or loan.thread != get_ident():
-            return  # it took so long to come here that the loop has it back
-        try:
-            # Of the queue its own message alone, the oldest: an interrupt in here loses nobody else's.
-            control, piece = self._take_control(), self._take_piece(1)
-            commands, guards = self._commands(piece)
-            frames = self._take_frames() if self._ready and not piece else []
-            batch = [*control, *commands, *frames]
-            for guard in guards:
-                guard.sent = True  # before it is: the connection may be lost before this thread is on again
-            if batch and not self._wire.write_at_once(batch):
-                for guard in guards:
-                    guard.sent = False
-                self._put_back(piece)
-                # The frames ahead of what their stream may have said since; without a connection it knows, or will.
-                self._control.extendleft(reversed([*control, *(frames if self._wire.up else ())]))
-        finally:
-            with self._lock:
-                wake = self._lent is loan and self._return()
-            if wake:
-                self._loop.post_quietly(self._wake.set)
-
-    def _return(self) -> bool:
-        """Inside the lock: nobody writes in the loop's place any more. True if there is something left for it."""
-        self._lent = None
-        self._awake = bool(self._control or self._queue or self._ready)
-        return self._awake
-
     def defer(self, call: Callable[..., object], *args: Any) -> None:
         """Run ``call`` on the loop soon: what is queued from now on is written behind what it, or its task, writes first.
 
@@ -231,21 +197,6 @@ class Outbox:
                 return
             self._awake = True
         self._loop.post_quietly(self._wake.set)
-
-    def control_soon(self, command: bytes) -> None:
-        """As ``control``, on the loop: with what is written within ``SOON`` seconds, or by itself then."""
-        self._control.append(command)
-        if not self._stirring:
-            self._stirring = True
-            asyncio.get_event_loop().call_later(SOON, self._stir)
-
-    def _stir(self) -> None:
-        self._stirring = False
-        with self._lock:
-            if self._awake or not self._control:
-                return
-            self._awake = True
-        self._wake.set()
 
     def ready(self, source: Source) -> bool:
         """``source`` has something to write; called once until its ``take_frames`` said that nothing is left.
@@ -283,61 +234,41 @@ class Outbox:
         with self._lock:
             return len(self._queue), self._bytes
 
-    # -- the loop -----------------------------------------------------------------------------------------------------
+    # -- whoever writes -----------------------------------------------------------------------------------------------
 
-    def open(self) -> None:
-        self._wake = asyncio.Event()
-        self._wake.set()
+    def write_here(self) -> None:
+        """Write in the loop's place, without waiting: what cannot be written at once, or came meanwhile, is left to it.
 
-    def wake(self) -> None:
-        """The connection is (again) there to be written to."""
-        self._wake.set()
+        For the thread, outside its locks, that was told to. ``check`` makes up for one that was interrupted before it came.
+        """
+        loan = self._lent
+        if loan is None or loan.thread != get_ident():
+            return  # it took so long to come here that the loop has it back
+        try:
+            # Of the queue its own message alone, the oldest: an interrupt in here loses nobody else's.
+            control, piece = self._take_control(), self._take_piece(1)
+            commands, guards = self._commands(piece)
+            frames = self._take_frames() if self._ready and not piece else []
+            batch = [*control, *commands, *frames]
+            for guard in guards:
+                guard.sent = True  # before it is: the connection may be lost before this thread is on again
+            if batch and not self._wire.write_at_once(batch):
+                for guard in guards:
+                    guard.sent = False
+                self._put_back(piece)
+                # The frames ahead of what their stream may have said since; without a connection it knows, or will.
+                self._control.extendleft(reversed([*control, *(frames if self._wire.up else ())]))
+        finally:
+            with self._lock:
+                wake = self._lent is loan and self._return()
+            if wake:
+                self._loop.post_quietly(self._wake.set)
 
-    async def write(self) -> None:
-        """Write what is queued, whenever there is something and the connection is up; ends when cancelled."""
-        wire = self._wire
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while wire.up and not self._rests():
-                await self._write_control()
-                await self._write_queue()
-                for _ in range(len(self._ready)):
-                    await self._write_control()  # first: a stream may have been accepted while something was written
-                    commands = self._take_frames()
-                    if commands:  # if that fails we are disconnected: the stream is told, and ends or resumes
-                        await wire.write(commands)
-                await asyncio.sleep(0)  # let the loop read
-
-    def _rests(self) -> bool:
-        with self._lock:
-            return self._lent is not None or not self._return()  # who it is lent to wakes us if need be
-
-    async def _write_control(self) -> None:
-        while self._control and self._wire.up:
-            commands = self._take_control()
-            if not await self._wire.write(commands):
-                self._control.extendleft(reversed(commands))
-
-    async def _write_queue(self) -> None:
-        """Write a bounded piece of the queue, and start the barriers behind it; what is not taken goes back to the head."""
-        piece = self._take_piece()
-        batch, guards = self._commands(piece)
-        if batch and not await self._wire.write(batch):
-            self._put_back(piece)
-            return
-        for guard in guards:
-            guard.sent = True
-        while self._queue:
-            head = self._queue[0]
-            if not isinstance(head, Barrier):
-                break
-            self._queue.popleft()
-            task = asyncio.get_event_loop().create_task(self._wire.barrier(head.waiter))
-            self._barriers.add(task)
-            task.add_done_callback(self._barriers.discard)
-
-    # -- whoever writes -------------------------------------------------------------------------------------------------
+    def _return(self) -> bool:
+        """Inside the lock: nobody writes in the loop's place any more. True if there is something left for it."""
+        self._lent = None
+        self._awake = bool(self._control or self._queue or self._ready)
+        return self._awake
 
     def _take_control(self) -> List[bytes]:
         commands: List[bytes] = []
@@ -394,6 +325,73 @@ class Outbox:
             self._bytes += sum(_size(item) for item in items)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        self._wake = asyncio.Event()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """The connection is (again) there to be written to."""
+        self._wake.set()
+
+    def control_soon(self, command: bytes) -> None:
+        """As ``control``: with what is written within ``SOON`` seconds, or by itself then."""
+        self._control.append(command)
+        if not self._stirring:
+            self._stirring = True
+            asyncio.get_event_loop().call_later(SOON, self._stir)
+
+    def _stir(self) -> None:
+        self._stirring = False
+        with self._lock:
+            if self._awake or not self._control:
+                return
+            self._awake = True
+        self._wake.set()
+
+    async def write(self) -> None:
+        """Write what is queued, whenever there is something and the connection is up; ends when cancelled."""
+        wire = self._wire
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while wire.up and not self._rests():
+                await self._write_control()
+                await self._write_queue()
+                for _ in range(len(self._ready)):
+                    await self._write_control()  # first: a stream may have been accepted while something was written
+                    commands = self._take_frames()
+                    if commands:  # if that fails we are disconnected: the stream is told, and ends or resumes
+                        await wire.write(commands)
+                await asyncio.sleep(0)  # let the loop read
+
+    def _rests(self) -> bool:
+        with self._lock:
+            return self._lent is not None or not self._return()  # who it is lent to wakes us if need be
+
+    async def _write_control(self) -> None:
+        while self._control and self._wire.up:
+            commands = self._take_control()
+            if not await self._wire.write(commands):
+                self._control.extendleft(reversed(commands))
+
+    async def _write_queue(self) -> None:
+        """Write a bounded piece of the queue, and start the barriers behind it; what is not taken goes back to the head."""
+        piece = self._take_piece()
+        batch, guards = self._commands(piece)
+        if batch and not await self._wire.write(batch):
+            self._put_back(piece)
+            return
+        for guard in guards:
+            guard.sent = True
+        while self._queue:
+            head = self._queue[0]
+            if not isinstance(head, Barrier):
+                break
+            self._queue.popleft()
+            task = asyncio.get_event_loop().create_task(self._wire.barrier(head.waiter))
+            self._barriers.add(task)
+            task.add_done_callback(self._barriers.discard)
 
     def _carry_out(self, call: Callable[..., object], args: Any) -> None:
         try:
