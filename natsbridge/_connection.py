@@ -460,6 +460,12 @@ class Connection:
                 await self._round_trips()
         await self.unsubscribe(subscription)
 
+    @property
+    def reads_on(self) -> bool:
+        """Of what has come, more is read before the loop does anything else than the message that was just handed over."""
+        shared = None if self._client is None else self._client.shared
+        return shared is not None and shared.reads_on
+
     # -- figures ------------------------------------------------------------------------------------------------------
 
     def counts(self) -> Dict[str, int]:

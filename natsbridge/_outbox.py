@@ -20,10 +20,10 @@ from ._waiter import Condition, Lock, Waiter
 from .errors import ClosedError, MaxPayloadError, RequestTimeoutError
 from .options import check_command
 
-ALONE = 4  # frames that a stream may write at once while no other one waits: fewer, larger writes
+ALONE = 8  # frames that a stream may write at once while no other one waits: fewer, larger writes
 _BATCH_MESSAGES = 512  # what the outbox may write before the loop gets to read again
 _BATCH_BYTES = 256 * 1024
-# Seconds. Who has written less long ago, and waits for no answer, is better served by the loop: until it is awake more
+# Seconds. Where the last write is less long ago, and nobody waits for an answer, the loop is better: until it is awake more
 # comes together, and a system call for each message would cost more than the message does.
 _FAST = 0.0002
 SOON = 0.002  # seconds that what begins an answer waits for its first chunk: one write, and one packet, for both
@@ -110,7 +110,7 @@ class Outbox:
         self._ready: Deque[Source] = deque()
         self._awake = True  # whoever writes will look at the queues without being told again
         self._lent: Optional[Loan] = None  # a thread writes in the loop's place
-        self._began = 0.0  # when there last was something to write, after a rest
+        self._busy = 0.0  # when there last was something to write
         self._deferrals: Deque[None] = deque()  # one for each call to carry out first; changed without the lock
         self._blocked = 0
         self._closed = False
@@ -157,8 +157,8 @@ class Outbox:
     def _begin(self, *, urgent: bool) -> bool:
         """Inside the lock: there is something to write. True if this thread is to ``write_here``, as nobody else will."""
         self._awake = True
-        before, self._began = self._began, time.monotonic()
-        if self._deferrals or not (urgent or self._began - before > _FAST) or self._loop.is_current():
+        before, self._busy = self._busy, time.monotonic()
+        if self._deferrals or not (urgent or self._busy - before > _FAST) or self._loop.is_current():
             return False
         if self._generation != _fork.generation:
             return False  # the socket is the parent's
@@ -268,6 +268,7 @@ class Outbox:
         """Inside the lock: nobody writes in the loop's place any more. True if there is something left for it."""
         self._lent = None
         self._awake = bool(self._control or self._queue or self._ready)
+        self._busy = time.monotonic()
         return self._awake
 
     def _take_control(self) -> List[bytes]:

@@ -76,6 +76,7 @@ class StreamSource:
         self._lock = Lock()  # guards everything below; entered directly, at half the price of entering a condition
         self._cond = Condition(self._lock)  # something to read, or the end
         self._parcel = Parcel([])  # what ``chunks`` iterates over
+        self._waking = False  # the reader is about to be woken
         self._idle = 0.0  # seconds that earlier waits for the next chunk took without getting it
         self._retries = list(_BUSY_RETRIES)
         self._between_tries = False
@@ -157,12 +158,25 @@ class StreamSource:
             says, confirm = self._incoming.on_message(msg.data, msg.reply, msg.headers, self._link.clock, loop.time())
             retry = self._retry_after(self._incoming.ended)
             if self._incoming.buffer or self._incoming.state == _incoming.DONE:
-                self._cond.notify_all()
+                self._wake_reader(loop)
         self._say(says)
         if retry is not None:
             loop.call_later(retry, self._try_again)
         elif confirm:
             loop.call_later(_outgoing.CONFIRM_AFTER, self._confirm)
+
+    def _wake_reader(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Inside the lock: at once, or for all that came together: until that is read the reader would not run anyhow."""
+        if not self._link.connection.reads_on:
+            self._cond.notify_all()
+        elif not self._waking:
+            self._waking = True
+            loop.call_soon(self._woken)
+
+    def _woken(self) -> None:
+        with self._lock:
+            self._waking = False
+            self._cond.notify_all()
 
     def _retry_after(self, ended: Optional[Ended]) -> Optional[float]:
         """Where a busy refusal may be tried again: forget it, and say when."""

@@ -49,6 +49,7 @@ class SharedTransport(TcpTransport):
         self._last: Optional[_Write] = None  # whose outcome nobody has looked at yet
         self._rest = b""  # of what another thread wrote, and the socket did not take: goes ahead of anything else
         self._clogged = False  # something may be left of what the loop wrote last
+        self.reads_on = False  # on the loop only: of what has come, more is to be read than was read last
 
     def __bool__(self) -> bool:
         return True  # or nats-py would put one of its own in this one's place
@@ -117,6 +118,11 @@ class SharedTransport(TcpTransport):
             self._own.close()
             self._own = None
         self._last, self._rest, self._busy, self._clogged = None, b"", False, False
+
+    async def read(self, buffer_size: int) -> bytes:
+        data: bytes = await super().read(buffer_size)
+        self.reads_on = len(data) == buffer_size  # most likely
+        return data
 
     def _write_rest(self) -> None:
         with self._lock:

@@ -166,7 +166,7 @@ class Loop:
 
 
 def resting(line: Line) -> Tuple[Outbox, Loop]:
-    """An outbox whose writer has gone to rest, so that a thread may write."""
+    """An outbox whose writer went to rest a while ago, so that a thread may write."""
     loop = Loop()
     outbox = Outbox(loop, 1 << 20, line)  # type: ignore[arg-type]
 
@@ -176,6 +176,7 @@ def resting(line: Line) -> Tuple[Outbox, Loop]:
         assert outbox._rests()
 
     asyncio.run(rest())
+    outbox._busy -= 1.0
     return outbox, loop
 
 
@@ -248,7 +249,7 @@ def test_a_signal_handler_on_top_of_a_thread_that_writes_may_wait_for_the_loop(a
     outbox, loop = resting(line)
     line.busy = True
     line.after = lambda count: again(outbox)
-    outbox._began -= 1.0
+    outbox._busy -= 1.0
     outbox.publish(b"request", 1.0, Guarding(), urgent=True)
     assert loop.posted
     assert not outbox._rests()

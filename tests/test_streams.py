@@ -157,6 +157,27 @@ def test_chunks_keep_their_bounds_and_their_bytes(serve: Serve, pool: Pool) -> N
     assert list(pool.stream(serve(send))) == chunks
 
 
+def test_the_reader_hears_of_a_chunk_whatever_its_size(serve: Serve, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a read from the socket is full, as if there were more to come, and nothing does."""
+    monkeypatch.setattr("natsbridge._waiter.SLICE", LONG)  # no reader looks by itself
+    sizes: queue.Queue[int] = queue.Queue()
+
+    def send(request: StreamRequest, sender: ResponseSender) -> None:
+        for size in iter(sizes.get, 0):
+            sender.send(b"x" * size)
+
+    at_once = pool._runtime.links[0].connection._client._transport  # type: ignore[union-attr]
+    full = 0
+    with pool.stream(serve(send), idle_timeout=SHORT) as stream:
+        for size in range(32768 - 200, 32768):  # a read is of 32 KiB, the line ahead of a chunk is shorter than 200 bytes
+            sizes.put(size)
+            assert len(next(stream)) == size
+            full += at_once.reads_on  # type: ignore[union-attr]
+        sizes.put(0)
+        assert list(stream) == []
+    assert full, "none of them filled a read"
+
+
 def test_chunks_as_large_as_max_payload(serve: Serve, pool: Pool) -> None:
     def send(request: StreamRequest, sender: ResponseSender) -> None:
         for n in range(12):
