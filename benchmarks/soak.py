@@ -91,7 +91,7 @@ def counts(pools: List[Pool], server: EmbeddedServer) -> Dict[str, int]:
         "threads": threading.active_count(),
         "descriptors": process.num_fds() if hasattr(process, "num_fds") else 0,
         "tokens": sum(len(link._ends) for link in links),
-        "granted bytes": sum(link._granted for link in links),
+        "granted bytes": sum(link.incoming.taken for link in links),
         "tasks": sum(
             asyncio.run_coroutine_threadsafe(tasks(), link.loop._loop).result(5) for link in links if link.loop._loop
         ),

@@ -23,6 +23,7 @@ MAX_PLAIN_MESSAGES = 65536
 MAX_PLAIN_BYTES = 64 * 1024 * 1024
 
 _ACK_DELAY = 0.1  # seconds of the owner's clock: the longest that a consumed chunk stays un-acknowledged
+_HELD_DELAY = 0.3  # where acknowledgements are held back on purpose: longer than two of them are apart while chunks flow
 _CLOCK_SLACK = 0.001
 _DEFAULT_PROBE_MS = 2000  # how often a responder speaks that does not say how often
 _SUSPECT_PROBES = 0.25  # seconds between probes of a responder that is missing, but may come back
@@ -78,7 +79,10 @@ class Incoming:
         self._taken = 0
         self._headers: Deque[Optional[Dict[str, str]]] = deque()  # of the chunks in the buffer, where it is plain
         self._buffered_bytes = 0
-        self._unacked_bytes = 0  # consumed, not acknowledged
+        self._parcels: Deque[Tuple[int, int]] = deque()  # taken, not acknowledged: up to which chunk, and how many bytes
+        self._unacked_bytes = 0  # in those
+        self._held_back = False  # not all of them were acknowledged when it was their turn
+        self._largest = 0  # bytes, of a chunk
         self._control = ""  # the control prefix of the responder, where it numbers its messages
         self._reply = ""  # its newest reply subject: where everything goes that is said to it
         self._held: Optional[bytes] = None  # from a JetStream stream, unless it turns out to be a plain responder's chunk
@@ -101,35 +105,60 @@ class Incoming:
         """Chunks that the reader has come to."""
         return self._taken - self.unread
 
-    def take(self, clock: float) -> Tuple[Parcel, List[Say]]:
+    def take(self, clock: float, share: Optional[int] = None) -> Tuple[Parcel, List[Say]]:
         """The next chunks (the buffer must not be empty), and the acknowledgement if one is due.
 
-        All of the parcel before counts as consumed then, and the first chunk of this one.
+        All of the parcel before counts as consumed then, and the first chunk of this one. ``share``: how much of the window
+        may be on its way, in bytes: acknowledgements stay so far behind that the rest is not used. None for all of it.
         """
         self.unread = 0
         if self.consumed == self.acked:
             self._acked_at = clock  # the delay counts from the first un-acknowledged one
-        parcel = self._next_parcel()
+        parcel = self._next_parcel(self.max_bytes if share is None else min(self.max_bytes, share))
         size = sum(map(len, parcel.chunks))
         self._buffered_bytes -= size
         self._taken += len(parcel.chunks)
         self.unread = len(parcel.chunks) - 1
-        if self.state == NATIVE:
-            self._unacked_bytes += size
-            if 4 * (self.consumed - self.acked) >= self.window or 2 * self._unacked_bytes >= self.max_bytes:
-                return parcel, self._ack(clock)
+        if self.state != NATIVE:
+            return parcel, []
+        self._parcels.append((self._taken, size))
+        self._unacked_bytes += size
+        self._held_back &= share is not None
+        if share is not None:
+            return parcel, self._ack_sharing(share, parcel.chunks, size // len(parcel.chunks), clock)
+        if 4 * (self.consumed - self.acked) >= self.window or 2 * self._unacked_bytes >= self.max_bytes:
+            return parcel, self._ack(clock)
         return parcel, []
 
-    def _next_parcel(self) -> Parcel:
-        """At most an eighth of the window, so that acknowledgements stay as even as if chunks were taken one by one."""
+    def _next_parcel(self, most: int) -> Parcel:
+        """At most an eighth of the window, so that acknowledgements stay as even as if chunks were taken one by one.
+
+        ``most``: the bytes of which it may have an eighth.
+        """
         buffer = self.buffer
         if self._headers:
             return Parcel([buffer.popleft()], self._headers.popleft())
         count = min(len(buffer), max(1, self.window // PARCELS))
-        if self._buffered_bytes > self.max_bytes // PARCELS:
+        if self._buffered_bytes > most // PARCELS:
             mean = self._buffered_bytes // len(buffer)
-            count = min(count, max(1, self.max_bytes // PARCELS // mean))
+            count = min(count, max(1, most // PARCELS // mean))
         return Parcel([buffer.popleft() for _ in range(count)])
+
+    def _ack_sharing(self, share: int, chunks: List[bytes], mean: int, clock: float) -> List[Say]:
+        """Acknowledge, if it is due, what leaves the responder ``share`` to send. ``mean``: the size of a chunk."""
+        self._largest = max(self._largest, max(map(len, chunks)))
+        share = max(share, 2 * self._largest)  # or the next chunk might have to wait until time runs out
+        window = min(self.max_bytes, self.window * mean)
+        hold = max(0, window - share)
+        if 4 * (self._unacked_bytes - hold) < min(share, window):
+            return []
+        self._held_back = hold > 0
+        while self._parcels and self._unacked_bytes > hold:
+            self.acked, size = self._parcels.popleft()
+            self._unacked_bytes -= size
+        self.acked = min(self.acked, self.consumed)
+        self._acked_at = clock
+        return self._tell(_wire.encode_ack(self.acked), probe=True)
 
     def stop(self, reason: str) -> List[Say]:
         """Local event, any state but done: the stream ends here, and the responder is told."""
@@ -213,7 +242,7 @@ class Incoming:
             return self._probe_it(clock)
         if self._suspected is not None and self._resume and clock - self._acked_at >= _SUSPECT_PROBES:
             return self._ack(clock)
-        if self.consumed > self.acked and clock - self._acked_at >= _ACK_DELAY:
+        if self.consumed > self.acked and clock - self._acked_at >= (_HELD_DELAY if self._held_back else _ACK_DELAY):
             return self._ack(clock)
         return []
 
@@ -362,8 +391,12 @@ class Incoming:
         self._buffered_bytes += len(data)
 
     def _ack(self, clock: float) -> List[Say]:
+        """Say how far the reader has come, or again what was said last, where the rest is held back just now."""
+        if self._held_back and clock - self._acked_at < _HELD_DELAY:
+            return self._tell(_wire.encode_ack(self.acked), probe=True)
         self.acked = self.consumed
-        self._unacked_bytes = 0
+        self._parcels.clear()
+        self._unacked_bytes, self._held_back = 0, False
         self._acked_at = clock
         return self._tell(_wire.encode_ack(self.consumed), probe=True)
 

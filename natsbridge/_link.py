@@ -13,12 +13,12 @@ from typing import Any, Callable, Coroutine, Dict, NamedTuple, Optional, Protoco
 from nats.aio.msg import Msg
 
 from . import _wire
+from ._budget import Budget
 from ._client import LinkSubscription
 from ._connection import Connection
 from ._deadline import Deadline
 from ._loop import LoopThread
 from ._outbox import Outbox, publish_command
-from ._waiter import Lock
 from .errors import PermissionDeniedError
 from .options import ConnectOptions
 
@@ -26,8 +26,11 @@ logger = logging.getLogger("natsbridge")
 
 TICK = 0.1  # seconds between looks at the streams; also the longest delay of an acknowledgement
 _IDLE_TICK = 0.5  # seconds between looks at the connection while there are no streams
-_GRANTED_BYTES = 48 * 1024 * 1024  # un-acknowledged bytes that all streams of a link may be granted together
-_LEAST_GRANT = 16 * 1024
+# Un-acknowledged bytes of all streams of a link together. The server keeps the incoming ones, while the link is slow, and
+# by default ends a connection for which more than 64 MiB wait; the outgoing ones are kept here.
+_INCOMING_BYTES = 48 * 1024 * 1024
+_OUTGOING_BYTES = 256 * 1024 * 1024
+_COMPANY = 1.0  # seconds of the link's clock for which an end that has had company goes on as if it had
 _FEW = 4  # requests and streams; with 8 threads that ask all the time, collecting what they ask is faster already
 
 
@@ -82,8 +85,8 @@ class Link:
         self.connection = Connection(name, options, self)
         self.outbox = Outbox(loop, outbox_bytes, self.connection)
         self.on_error = on_error
-        self._lock = Lock()  # guards _granted
-        self._granted = 0
+        self.incoming, self.outgoing = Budget(_INCOMING_BYTES), Budget(_OUTGOING_BYTES)
+        self._crowded = 0.0  # until when it is no matter of a single end
         # Changed with single dict operations from any thread, read on the loop.
         self._ends: Dict[str, End] = {}
         self._ticking: Dict[str, End] = {}
@@ -144,19 +147,6 @@ class Link:
         blamed = [end for end in tuple(self._ends.values()) if end.on_denied(subject, error)]
         return bool(blamed)
 
-    # -- budgets ------------------------------------------------------------------------------------------------------
-
-    def grant(self, wanted: int) -> int:
-        """Take un-acknowledged bytes for a new stream out of the link's budget; less when little is left."""
-        with self._lock:
-            granted = min(wanted, max(_LEAST_GRANT, (_GRANTED_BYTES - self._granted) // 2))
-            self._granted += granted
-            return granted
-
-    def give_back(self, granted: int) -> None:
-        with self._lock:
-            self._granted -= granted
-
     # -- dispatch -----------------------------------------------------------------------------------------------------
 
     def register(self, token: str, end: End, *, ticking: bool) -> None:
@@ -165,6 +155,8 @@ class Link:
         From another thread than the loop's, that begins with the first message, or the next look at the connection: to wake
         the loop for it would hold up the request that is about to be written.
         """
+        if self._ends:
+            self._crowded = self.clock + _COMPANY
         self._ends[token] = end
         if ticking:
             self._ticking[token] = end
@@ -175,6 +167,11 @@ class Link:
     def quiet(self) -> bool:
         """Any thread: so little is under way that nothing is gained by collecting what is to be written."""
         return len(self._ends) <= _FEW
+
+    @property
+    def alone(self) -> bool:
+        """Any thread: the link serves a single request or stream, and has done for a while, so that nothing else waits."""
+        return len(self._ends) <= 1 and self.clock >= self._crowded and self.connection.subscriptions() <= 1
 
     def forget(self, token: str) -> None:
         """Any thread: what still arrives for ``token`` is answered as unknown."""

@@ -122,7 +122,8 @@ class Registration(Intake):
             if not closed:
                 self._sinks.add(sink)
         if closed:
-            self._refuse(msg, counts, "shutdown")
+            counts.refuse(_wire.library_failure("shutdown"))
+            sink.give_up("shutdown")
             return
         sink.open()
         if sink.done:

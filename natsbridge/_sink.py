@@ -73,6 +73,7 @@ class StreamSink:
         self._on_failure, self._on_done = on_failure, on_done
         if params is not None:
             window, max_bytes = min(window, params.window), min(max_bytes, params.bytes)
+        self._max_bytes = max_bytes = link.outgoing.take(max_bytes)
         self._relayed = _wire.crosses_accounts(inbox)
         self._chunk_overhead = _wire.SEQUENCE_OVERHEAD if self._relayed and params is not None else 0
         resume = 0.0 if params is None or self._relayed else min(params.resume_ms / 1000, max_resume)
@@ -276,6 +277,7 @@ class StreamSink:
         if not first:
             return
         self._link.forget(self._token)
+        self._link.outgoing.give_back(self._max_bytes)
         self._registry.unwatch(self)
         if self.is_offline:
             for callback in callbacks:

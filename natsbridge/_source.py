@@ -33,6 +33,8 @@ from .registry import OnlineRegistry
 
 # A busy worker is not the only one perhaps: seconds before each new try of a refused request.
 _BUSY_RETRIES = (0.01, 0.03, 0.05)
+# Bytes that may be on their way while something else comes by the same connection, and waits behind them.
+_SHARE = 1024 * 1024
 
 
 class StreamSource:
@@ -68,7 +70,7 @@ class StreamSource:
         self._data, self._headers = data, headers
         self._deadline = deadline
         self._idle_timeout, self._plain_idle_timeout = idle_timeout, plain_idle_timeout
-        self._window, self._max_bytes, self._probe_interval = window, link.grant(max_bytes), probe_interval
+        self._window, self._max_bytes, self._probe_interval = window, link.incoming.take(max_bytes), probe_interval
         self._resume = resume
         # What the reader is at: each chunk is handed out once, whichever thread asks for it. Read without the lock, which
         # would cost as much again as all the rest does.
@@ -257,7 +259,7 @@ class StreamSource:
             if first:
                 self.gone = True
                 self._link.forget(self._token)
-                self._link.give_back(self._max_bytes)
+                self._link.incoming.give_back(self._max_bytes)
                 self._registry.unwatch(self)
 
     def _publish(self, say: Say) -> None:
@@ -290,7 +292,7 @@ class StreamSource:
         """Inside the lock: see that the reader has a parcel, if there is one; what there is to say for it."""
         if length_hint(self.chunks) or not self._incoming.buffer:
             return []
-        self._parcel, says = self._incoming.take(self._link.clock)
+        self._parcel, says = self._incoming.take(self._link.clock, None if self._link.alone else _SHARE)
         self.chunks = iter(self._parcel.chunks)
         return says
 

@@ -56,6 +56,7 @@ class Config(NamedTuple):
     stall_timeout: Optional[float] = None
     frame: int = 40  # bytes that the responder writes at a time
     relayed: bool = False  # the two are in different accounts
+    share: int = 16  # bytes that may be on their way while the requester has something else on its connection
 
     @property
     def granted(self) -> Tuple[int, int]:
@@ -277,7 +278,7 @@ class Requester(Process):
     def read(self, count: int) -> None:
         while count and self.unread and self.running:
             if not self.parcel:
-                parcel, says = self.incoming.take(self.clock)
+                parcel, says = self.incoming.take(self.clock, self.world.random.choice((None, self.world.config.share)))
                 self.parcel.extend(parcel.chunks)
                 self.publish(says)
             self.taken.append(self.parcel.popleft())

@@ -30,7 +30,7 @@ class Config(NamedTuple):
 
 # What the three streams at a time may have on the way stays below three quarters of what may wait in the server.
 CONFIGS = {
-    "as it is": Config("", MIB),
+    "as it is": Config("", 4 * MIB),
     "that drops": Config(f"max_pending: {MIB}\nno_fast_producer_stall: true", 3 * SIZE),
 }
 

@@ -56,7 +56,7 @@ def target(one_pool: Pool, unique: str) -> Iterator[Pool]:
     assert after.streams == 0
     assert one_pool._runtime is not None
     assert one_pool._runtime.links[0]._ends == {}
-    assert one_pool._runtime.links[0]._granted == 0
+    assert one_pool._runtime.links[0].incoming.taken == 0
     assert one_pool.registry._watched == {}
 
 

@@ -144,7 +144,7 @@ class Both:
             assert loop is not None
             left[f"tasks of {link.name}"] = asyncio.run_coroutine_threadsafe(_tasks(), loop).result(LONG)
             left[f"ends of {link.name}"] = len(link._ends) + len(link._ticking)
-            left[f"bytes granted by {link.name}"] = link._granted
+            left[f"bytes granted by {link.name}"] = link.incoming.taken + link.outgoing.taken
             left[f"waiting in {link.name}"] = link.stats().outbox_messages
         return left
 

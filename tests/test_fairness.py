@@ -1,7 +1,7 @@
 """One stream, or one publisher, may take all that a link can carry; whatever else is on it waits for a few frames only.
 
 Counted on the wire, not timed: a worker's connection is held up until its writer waits, and what it sends from then on
-is read off the wire.
+is read off the wire. And what is on its way to a requester, ahead of whatever else comes there, is a part of the window.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack, closing
-from typing import Iterator, NamedTuple
+from typing import Iterator, List, NamedTuple
 
 import pytest
 from procs import LONG, wait_until
@@ -20,8 +20,9 @@ from natsbridge._outbox import _BATCH_BYTES
 from natsbridge._outgoing import FRAME_BYTES
 from natsbridge.server import EmbeddedServer
 
+MIB = 1024 * 1024
 SIZE = 16 * 1024  # bytes of each of the flood's chunks and messages
-MUCH = 16 * 1024 * 1024  # more than sockets hold
+MUCH = 16 * MIB  # more than sockets hold, and about the most that a stream is granted
 FEW = 3 * FRAME_BYTES
 
 
@@ -62,7 +63,7 @@ class HeldUp:
         subscriber.stream_subscribe_handler(f"{unique}.flood", self._flood)
         subscriber.stream_subscribe_handler(f"{unique}.other", self._other)
         self.pool.subscribe(f"{unique}.echo", handler=lambda message: message.respond(message.data))
-        self.other = stack.enter_context(self.pool.stream(f"{unique}.other"))
+        self.other = stack.enter_context(self.pool.stream(f"{unique}.other", window_bytes=SIZE))
         assert next(self.other) == b"first"
         stack.callback(self.go.set)
 
@@ -139,3 +140,47 @@ def test_a_flood_delays_others_by_a_few_frames(held_up: HeldUp, flood: str) -> N
         assert asked.behind - written <= FEW
     after = sum(len(sent.payload) for sent in published(wire) if sent.behind > second.behind)
     assert after > 10 * piece, "nothing was waiting"
+
+
+def test_a_flood_has_only_a_share_on_its_way_while_its_requester_does_something_else(
+    server: EmbeddedServer, unique: str
+) -> None:
+    senders: List[ResponseSender] = []
+
+    def flood(request: StreamRequest, sender: ResponseSender) -> None:
+        senders.append(sender)
+        while True:
+            sender.send(b"f" * SIZE)
+
+    def other(request: StreamRequest, sender: ResponseSender) -> None:
+        sender.send(b"first")
+        sender.wait_offline(LONG)
+
+    with ExitStack() as stack:
+        pool, worker = (stack.enter_context(Pool(server.url)) for _ in range(2))
+        subscriber = stack.enter_context(Subscriber(worker))
+        subscriber.stream_subscribe_handler(f"{unique}.flood", flood)
+        subscriber.stream_subscribe_handler(f"{unique}.other", other)
+        stream = stack.enter_context(pool.stream(f"{unique}.flood"))
+
+        def most(seconds: float) -> int:
+            """Read for so long; the bytes that were on their way at most."""
+            bytes_on_the_way = []
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                next(stream)
+                sent = senders[0]._sink._outgoing.pushed  # read first: what comes meanwhile makes the difference smaller
+                source = stream._source
+                with source._lock:
+                    source._look_how_far()
+                    bytes_on_the_way.append((sent - source._incoming.consumed) * SIZE)
+            return max(bytes_on_the_way)
+
+        assert most(1.0) > 3 * MIB
+        with pool.stream(f"{unique}.other") as beside:
+            next(beside)
+            most(0.5)  # what was on its way already
+            # By parcels of an eighth of the share it may be more.
+            assert most(1.0) < MIB * 3 // 2
+        most(1.5)
+        assert most(1.0) > 3 * MIB, "it is alone again"

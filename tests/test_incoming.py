@@ -569,10 +569,13 @@ def test_an_old_chunk_again_is_not_handed_out_again() -> None:
     assert list(incoming.buffer) == [b"0000000001", b"0000000002", b"new"]
 
 
+@pytest.mark.parametrize("share", [None, 20], ids=["alone", "sharing"])
 @pytest.mark.parametrize("window", [4, 64], ids=["parcels of one", "parcels of eight"])
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["chunk", "chunk", "batch", "read", "tick", "old", "probe"]), max_size=80))
-def test_every_chunk_is_handed_out_once_in_order_and_acknowledged_in_the_end(window: int, steps: List[str]) -> None:
+def test_every_chunk_is_handed_out_once_in_order_and_acknowledged_in_the_end(
+    window: int, share: Optional[int], steps: List[str]
+) -> None:
     incoming = native(0, window=window, max_bytes=10 * window)
     parcel: Iterator[bytes] = iter(())
     out: List[bytes] = []
@@ -593,7 +596,7 @@ def test_every_chunk_is_handed_out_once_in_order_and_acknowledged_in_the_end(win
             return True
         if not incoming.buffer:
             return False
-        taken, says = incoming.take(clock)
+        taken, says = incoming.take(clock, share)
         assert 1 <= len(taken.chunks) <= max(1, window // 8)
         parcel = iter(taken.chunks)
         out.append(next(parcel))
@@ -619,7 +622,7 @@ def test_every_chunk_is_handed_out_once_in_order_and_acknowledged_in_the_end(win
         assert incoming.consumed == len(out)  # what lies in a parcel has not been consumed
     while read_one():
         pass
-    heed(incoming.on_tick(clock + 0.2))
+    heed(incoming.on_tick(clock + (0.2 if share is None else 0.4)))
     assert out == [b"%d" % n for n in range(1, incoming.received + 1)]
     assert acks == sorted(acks)
     assert incoming.acked == incoming.received
@@ -636,6 +639,62 @@ def test_a_parcel_is_an_eighth_of_the_window_in_chunks_and_bytes() -> None:
     for n in range(1, 4):
         give(huge, message("d", n, b"x" * 5_000))
     assert [len(huge.take(0.0)[0].chunks) for _ in range(3)] == [1] * 3
+
+
+def flow(incoming: Incoming, chunk: bytes, count: int, share: Optional[int], window: int, max_bytes: int) -> List[int]:
+    """A responder that always sends as much as it may, and a reader that reads it: how much was on its way each time."""
+    sent = acked = 0
+    on_the_way = []
+    while incoming.consumed < count:
+        while sent < count and (sent == acked or (sent - acked < window and (sent - acked + 1) * len(chunk) <= max_bytes)):
+            sent += 1
+            give(incoming, message("d", sent, chunk))
+        on_the_way.append((sent - incoming.consumed) * len(chunk))
+        assert incoming.buffer, "both wait for each other"
+        parcel, says = incoming.take(0.0, share)
+        incoming.unread = 0
+        acked = max([acked, *(int(say.data.split()[1]) for say in says)])
+        assert acked <= incoming.consumed
+        del parcel
+    return on_the_way
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "max_bytes"),
+    [(10, 1000, 4000), (10, 200, 4000), (10, 50, 4000), (300, 1000, 4000), (10, 1000, 700)],
+    ids=["bytes", "chunks", "few chunks", "large chunks", "few bytes"],
+)
+def test_who_shares_a_connection_has_only_a_share_on_its_way(size: int, window: int, max_bytes: int) -> None:
+    """Whichever of the two windows is the smaller one, and also where that is smaller than the share."""
+    share, whole = 1000, min(max_bytes, window * size)
+    chunk = b"x" * size
+    alone = flow(native(0, window=window, max_bytes=max_bytes), chunk, 3000, None, window, max_bytes)
+    assert max(alone[20:]) >= whole - whole // 8
+    shared = flow(native(0, window=window, max_bytes=max_bytes), chunk, 3000, share, window, max_bytes)
+    settled = shared[len(shared) // 2 : -10]
+    least = min(share, whole) // 2 - size
+    assert least <= min(settled), "it has too little to go on with"
+    assert max(settled) <= min(share, whole) + share // 4 + 2 * size
+
+
+@pytest.mark.parametrize("size", [999, 1500, 2500, 4000, 5000])
+def test_a_chunk_larger_than_the_share_is_not_waited_for(size: int) -> None:
+    flow(native(0, window=1000, max_bytes=4000), b"x" * size, 50, 1000, 1000, 4000)
+
+
+def test_what_is_held_back_is_acknowledged_when_nothing_more_comes() -> None:
+    incoming = native(0, window=1000, max_bytes=4000)
+    flow(incoming, b"x" * 10, 390, 1000, 1000, 4000)
+    assert incoming.acked < incoming.consumed == 390
+    assert incoming.on_tick(0.2) == []
+    assert incoming.on_tick(0.3) == [ack(390, "d390")]
+
+
+def test_who_is_alone_again_has_the_whole_window() -> None:
+    incoming = native(0, window=1000, max_bytes=4000)
+    flow(incoming, b"x" * 10, 390, 1000, 1000, 4000)
+    give(incoming, message("d", 391, b"x" * 10))
+    assert read(incoming) == [ack(391, "d391")]
 
 
 def test_what_lies_in_a_parcel_is_acknowledged_as_far_as_it_was_read() -> None:

@@ -16,7 +16,7 @@ PACKAGE = Path(natsbridge.__file__).parent
 LAYERS: List[Set[str]] = [
     {"_arguments", "_deadline", "_fork", "_threads", "_types", "_wire", "errors"},
     {"_outgoing", "_waiter", "message", "options"},
-    {"_incoming", "_loop", "_mailbox", "_workers", "registry"},
+    {"_budget", "_incoming", "_loop", "_mailbox", "_workers", "registry"},
     {"_files", "_outbox", "_transport"},
     {"_client"},
     {"_connection"},

@@ -103,7 +103,7 @@ def assert_nothing_left(wait_for: WaitFor, *pools: Pool) -> None:
     for pool in pools:
         wait_for(lambda pool=pool: ends_of(pool) == [], what="the ends of streams to go")  # type: ignore[misc]
         assert pool._runtime is not None
-        assert [link._granted for link in pool._runtime.links] == [0] * len(pool._runtime.links)
+        assert [link.incoming.taken + link.outgoing.taken for link in pool._runtime.links] == [0] * len(pool._runtime.links)
         assert pool.registry._watched == {}
         assert pool.stats().streams == 0
 
@@ -1790,7 +1790,7 @@ def test_the_bytes_that_are_granted_to_many_streams_are_bounded(serve: Serve, po
     subject = serve(handler)
     streams = [pool.stream(subject, window_bytes=16 * MIB) for _ in range(16)]
     assert pool._runtime is not None
-    assert pool._runtime.links[0]._granted <= 49 * MIB  # the last ones get little, but something
+    assert pool._runtime.links[0].incoming.taken <= 49 * MIB  # the last ones get little, but something
     for stream in streams:
         next(stream)
         stream.close()
