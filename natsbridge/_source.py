@@ -161,7 +161,7 @@ class StreamSource:
             retry = self._retry_after(self._incoming.ended)
             if self._incoming.buffer or self._incoming.state == _incoming.DONE:
                 self._wake_reader(loop)
-        self._say(says)
+        self._say(says, soon=True)
         if retry is not None:
             loop.call_later(retry, self._try_again)
         elif confirm:
@@ -249,11 +249,15 @@ class StreamSource:
             self._cond.notify_all()
         self._say(says)
 
-    def _say(self, says: List[Say]) -> None:
-        """Publish what the state table said, and let go of the stream once it is done."""
+    def _say(self, says: List[Say], *, soon: bool = False) -> None:
+        """Publish what the state table said, and let go of the stream once it is done.
+
+        ``soon``: on the loop, of an end, which nobody waits to see acknowledged: that goes with the next request perhaps.
+        """
+        done = self._incoming.state == _incoming.DONE
         for say in says:
-            self._publish(say)
-        if self._incoming.state == _incoming.DONE:
+            self._publish(say, soon=soon and done)
+        if done:
             with self._lock:
                 first, self._retired = not self._retired, True
             if first:
@@ -262,8 +266,10 @@ class StreamSource:
                 self._link.incoming.give_back(self._max_bytes)
                 self._registry.unwatch(self)
 
-    def _publish(self, say: Say) -> None:
-        self._link.outbox.control(publish_command(say.to, say.data, self._inbox() if say.probe else ""))
+    def _publish(self, say: Say, *, soon: bool = False) -> None:
+        outbox = self._link.outbox
+        publish = outbox.control_soon if soon else outbox.control
+        publish(publish_command(say.to, say.data, self._inbox() if say.probe else ""))
 
     def next(self) -> Tuple[Optional[bytes], Optional[Dict[str, str]]]:
         """The next chunk and its headers; no chunk once the stream is over and that is no error. Raises it otherwise."""

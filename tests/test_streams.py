@@ -252,6 +252,27 @@ def test_many_streams_at_once(serve: Serve, pool: Pool, worker_pool: Pool, wait_
     assert_nothing_left(wait_for, pool, worker_pool)
 
 
+def test_the_end_is_acknowledged_with_the_next_message_or_by_itself(
+    serve: Serve, pool: Pool, subscriber: Subscriber, unique: str, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ending() -> int:
+        return sum(figures.ending for figures in subscriber.stats())
+
+    subject = serve(lambda request, sender: None)
+    assert list(pool.stream(subject)) == []
+    wait_for(lambda: ending() == 0, what="the acknowledgement by itself")
+    assert pool._runtime is not None
+    outbox = pool._runtime.links[0].outbox
+    wait_for(lambda: not outbox._stirring)
+    with monkeypatch.context() as patch:
+        patch.setattr("natsbridge._outbox.SOON", LONG)
+        assert list(pool.stream(subject)) == []
+        time.sleep(0.05)
+        assert ending() == 1
+        pool.publish(f"{unique}.anything")
+        wait_for(lambda: ending() == 0, what="the acknowledgement with the next message")
+
+
 def test_a_stream_shows_itself(serve: Serve, pool: Pool, unique: str) -> None:
     subject = serve(lambda request, sender: sender.send(b"x"))
     stream = pool.stream(subject, connect_id=unique)
