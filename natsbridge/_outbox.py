@@ -26,8 +26,8 @@ _BATCH_BYTES = 256 * 1024
 # Seconds. Where the last write is less long ago, and nobody waits for an answer, the loop is better: until it is awake more
 # comes together, and a system call for each message would cost more than the message does.
 _FAST = 0.0002
-# Seconds that what begins an answer waits for its first chunk, and what acknowledges its end for another request: one write,
-# and one packet, for both.
+# Seconds that what begins an answer waits for its first chunk, and what acknowledges its end for another request: one
+# write, and one packet, for both.
 SOON = 0.002
 _LOST = 1.0  # seconds of the link's clock; a write here takes no time, but its thread may have to wait for the interpreter
 
