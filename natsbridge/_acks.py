@@ -13,10 +13,10 @@ from nats.aio.msg import Msg
 from nats.js import api
 
 from . import _fork, _wire
+from ._command import publish_command
 from ._context import Settings, parse_ack
 from ._deadline import Deadline, check_timeout
 from ._link import Link
-from ._outbox import publish_command
 from ._waiter import Abandoned, Condition, Lock, Waiter
 from .errors import (
     ClosedError,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from nats.aio.msg import Msg
 
 from . import _wire
+from ._command import publish_command
 from ._deadline import Deadline
 from ._link import Link
-from ._outbox import publish_command
 from ._types import Headers
 from ._waiter import Waiter
 from .errors import (

@@ -18,10 +18,11 @@ import nats.errors
 from nats.aio.client import Client, Server, ServerVersion
 
 from ._client import LinkSubscription, NatsClient
+from ._command import check_command
 from ._deadline import Deadline
 from ._waiter import Waiter
 from .errors import ClosedError, ConnectError, DisconnectedError, NatsBridgeError, PermissionDeniedError
-from .options import ConnectOptions, check_command, redact
+from .options import ConnectOptions, redact
 
 logger = logging.getLogger("natsbridge")
 

@@ -13,9 +13,9 @@ from nats.micro.service import ServiceVerb, control_subject
 
 from . import _wire
 from ._client import LinkSubscription
+from ._command import publish_command
 from ._deadline import Deadline
 from ._link import Link
-from ._outbox import publish_command
 from ._workers import Workers
 from .errors import Error
 

@@ -11,8 +11,8 @@ from nats.aio.msg import Msg
 from nats.micro.request import ServiceError as NatsServiceError
 
 from . import _fork, _wire
+from ._command import publish_command
 from ._intake import HANDLER_FAILED, NO_REPLY, Counts, Intake, chosen_failure
-from ._outbox import publish_command
 from ._types import Data, Headers
 from .errors import ClosedError, Error, ForkedError, MaxPayloadError, ServiceError
 from .message import Message

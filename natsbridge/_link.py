@@ -15,10 +15,11 @@ from nats.aio.msg import Msg
 from . import _wire
 from ._budget import Budget
 from ._client import LinkSubscription
+from ._command import publish_command
 from ._connection import Connection
 from ._deadline import Deadline
 from ._loop import LoopThread
-from ._outbox import Outbox, publish_command
+from ._outbox import Outbox
 from .errors import PermissionDeniedError
 from .options import ConnectOptions
 

@@ -10,15 +10,15 @@ import asyncio
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Any, Callable, Deque, List, Mapping, NamedTuple, Optional, Protocol, Set, Tuple, Union
+from typing import Any, Callable, Deque, List, NamedTuple, Optional, Protocol, Set, Tuple, Union
 
 from . import _fork
+from ._command import check_command
 from ._deadline import Deadline
 from ._loop import LoopThread
 from ._threads import get_ident
 from ._waiter import Condition, Lock, Waiter
 from .errors import ClosedError, MaxPayloadError, RequestTimeoutError
-from .options import check_command
 
 ALONE = 8  # frames that a stream may write at once while no other one waits: fewer, larger writes
 _BATCH_MESSAGES = 512  # what the outbox may write before the loop gets to read again
@@ -58,18 +58,6 @@ class Barrier(NamedTuple):
 
 Message = Union[bytes, Guarded]
 Queued = Union[Message, Barrier]
-
-
-def publish_command(subject: str, data: bytes = b"", reply: str = "", headers: Optional[Mapping[str, str]] = None) -> bytes:
-    """A message as the server reads it. Building it here, in the caller's thread, halves what publishing costs.
-
-    Everything in it has been checked (``options``) or came from the server: nothing can end a line early.
-    """
-    if not headers:
-        return b"".join((f"PUB {subject} {reply} {len(data)}\r\n".encode(), data, b"\r\n"))
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    head = f"NATS/1.0\r\n{lines}\r\n".encode()
-    return b"".join((f"HPUB {subject} {reply} {len(head)} {len(head) + len(data)}\r\n".encode(), head, data, b"\r\n"))
 
 
 class Loan:

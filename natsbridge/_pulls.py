@@ -17,9 +17,9 @@ from nats.aio.msg import Msg
 
 from . import _wire
 from ._client import LinkSubscription
+from ._command import publish_command
 from ._deadline import Deadline
 from ._link import Link
-from ._outbox import publish_command
 from ._waiter import Condition
 from .errors import ClosedError, Error, MaxPayloadError, PermissionDeniedError
 from .jsmessage import AckPort, JetStreamMessage

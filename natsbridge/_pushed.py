@@ -16,9 +16,9 @@ from nats.js import api
 
 from . import _wire
 from ._client import LinkSubscription
+from ._command import publish_command
 from ._link import Link
 from ._mailbox import Mailbox
-from ._outbox import publish_command
 from .errors import ClosedError, PermissionDeniedError, SlowConsumerError
 from .jsmessage import AckPort, JetStreamMessage
 

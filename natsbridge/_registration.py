@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Set
 from nats.aio.msg import Msg
 
 from . import _fork, _wire
+from ._command import publish_command
 from ._deadline import Deadline
 from ._intake import HANDLER_FAILED, NO_REPLY, Counts, Intake, chosen_failure
-from ._outbox import publish_command
 from ._sink import StreamSink
 from .errors import ClientOfflineError, ClosedError
 from .registry import OnlineRegistry

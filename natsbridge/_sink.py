@@ -11,9 +11,9 @@ from typing import Callable, Dict, List, Optional, Tuple
 from nats.aio.msg import Msg
 
 from . import _fork, _outgoing, _wire
+from ._command import publish_command
 from ._deadline import Deadline
 from ._link import Link
-from ._outbox import publish_command
 from ._outgoing import RUNNING, Emit, Outgoing
 from ._waiter import Condition, Lock
 from ._workers import Workers

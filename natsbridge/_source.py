@@ -10,10 +10,10 @@ from typing import Dict, Iterator, List, Optional, Tuple
 from nats.aio.msg import Msg
 
 from . import _fork, _incoming, _outgoing, _wire
+from ._command import check_command, publish_command
 from ._deadline import Deadline
 from ._incoming import Ended, Incoming, Parcel, Say
 from ._link import Link
-from ._outbox import publish_command
 from ._waiter import Condition, Lock
 from .errors import (
     BusyError,
@@ -28,7 +28,6 @@ from .errors import (
     StreamError,
     StreamGapError,
 )
-from .options import check_command
 from .registry import OnlineRegistry
 
 # A busy worker is not the only one perhaps: seconds before each new try of a refused request.

@@ -10,9 +10,9 @@ from nats.errors import MsgAlreadyAckdError, NotJSMessageError
 
 from . import _fork
 from ._asking import ask
+from ._command import publish_command
 from ._deadline import Deadline, check_timeout
 from ._link import Link
-from ._outbox import publish_command
 from ._types import Data, Headers
 from ._waiter import Abandoned, Lock
 from .errors import ForkedError, RequestTimeoutError

@@ -151,15 +151,6 @@ def check_headers(headers: object, *, owned: bool = False) -> Optional[Dict[str,
     return checked or None
 
 
-def check_command(command: bytes, limit: int) -> Optional[MaxPayloadError]:
-    """Whether a command has become too large since it was built, by the ``max_payload`` of another server."""
-    if len(command) <= limit:
-        return None
-    words = command[: command.index(b"\r\n")].split(b" ")
-    size = int(words[-1])
-    return MaxPayloadError(size, limit, words[1].decode()) if size > limit else None
-
-
 def headers_size(headers: Headers) -> int:
     """Bytes that headers add to a message; the server counts them into max_payload."""
     if not headers:

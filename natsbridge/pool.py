@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Mapping, NamedT
 
 from . import _fork, presence, process
 from ._asking import ask
+from ._command import publish_command
 from ._context import Settings, api_prefix
 from ._deadline import Deadline, check_interval, check_timeout
 from ._link import Link, LinkStats
 from ._loop import LoopThread
-from ._outbox import publish_command
 from ._runtime import Runtime
 from ._source import StreamSource
 from ._types import Data, Headers

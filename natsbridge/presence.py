@@ -9,9 +9,9 @@ from nats.aio.msg import Msg
 
 from . import _wire
 from ._client import LinkSubscription
+from ._command import publish_command
 from ._deadline import Deadline
 from ._link import Link
-from ._outbox import publish_command
 from .options import check_connect_id
 from .registry import OnlineRegistry
 

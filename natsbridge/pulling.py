@@ -8,10 +8,10 @@ import nats.errors
 import nats.js.errors
 from nats.js import api
 
+from ._command import publish_command
 from ._deadline import Deadline, check_interval, check_timeout
 from ._handling import Consuming, JetStreamHandler
 from ._link import Link
-from ._outbox import publish_command
 from ._pulls import Pulls, StopReading
 from ._reading import MOMENT, Reader
 from ._waiter import Abandoned

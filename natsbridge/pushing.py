@@ -10,11 +10,11 @@ import nats.js.errors
 from nats.js import api
 
 from . import _fork
+from ._command import publish_command
 from ._context import Binding
 from ._deadline import Deadline, check_timeout
 from ._handling import Consuming, JetStreamHandler
 from ._link import Link
-from ._outbox import publish_command
 from ._pushed import Pushed
 from ._waiter import SLICE, Abandoned
 from .errors import (

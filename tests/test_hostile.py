@@ -13,7 +13,7 @@ from procs import LONG
 
 from natsbridge import Pool, ResponseSender, StreamError, StreamRequest, Subscriber, _wire
 from natsbridge._client import read_headers
-from natsbridge._outbox import publish_command
+from natsbridge._command import publish_command
 from natsbridge.server import EmbeddedServer
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from procs import LONG, WaitFor
 
 from natsbridge import MaxPayloadError, Pool, ResponseSender, StreamError, StreamRequest, Subscriber
-from natsbridge._outbox import publish_command
-from natsbridge.options import check_command, headers_size
+from natsbridge._command import check_command, publish_command
+from natsbridge.options import headers_size
 from natsbridge.server import EmbeddedServer
 
 HEADERS = {"Name": "y" * 100}
