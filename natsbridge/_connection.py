@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import re
 import time
 from collections import deque
@@ -15,22 +14,19 @@ from contextlib import suppress
 from typing import Any, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple
 
 import nats.errors
-from nats.aio.client import Client, Server, ServerVersion
+from nats.aio.client import ServerVersion
 
 from ._client import LinkSubscription, NatsClient
 from ._command import check_command
+from ._connecting import CLOSE_TIMEOUT, PENDING_BYTES, Connector, let_go
 from ._deadline import Deadline
 from ._waiter import Waiter
-from .errors import ClosedError, ConnectError, DisconnectedError, NatsBridgeError, PermissionDeniedError
+from .errors import ClosedError, DisconnectedError, NatsBridgeError, PermissionDeniedError
 from .options import ConnectOptions, redact
 
 logger = logging.getLogger("natsbridge")
 
-_PENDING_BYTES = 512 * 1024  # nats-py's own buffer: beyond it, writing waits for the socket
-_FIRST_BACKOFF = 0.05  # seconds; doubles up to reconnect_time_wait
 _PONG_TIMEOUT = 24 * 3600  # nats-py must never cancel a PONG it waits for: a late one would end its read loop
-_CLOSE_TIMEOUT = 2.0
-_CLOSE_MOMENT = 0.1
 _DEFAULT_MAX_PAYLOAD = 1048576
 _RETRY = 0.01  # seconds between looks for a connection that is being made
 
@@ -53,6 +49,7 @@ class Connection:
         self.name = name
         self.up = False  # read from any thread
         self._options = options
+        self._connector = Connector(options)
         self._listener = listener
         self._client: Optional[NatsClient] = None
         self._closing = False
@@ -62,8 +59,6 @@ class Connection:
         self._pongs: Set[asyncio.Future[None]] = set()
         self._subscriptions: Set[LinkSubscription] = set()
         self._undelivered: Deque[Exception] = deque(maxlen=100)
-        self._attempts = 0
-        self._left: Optional[str] = None  # the server that is to be tried last
         self._out_messages = self._out_bytes = 0  # changed by whoever is the outbox's writer just then
         self._past = {"reconnects": 0, "in_msgs": 0, "in_bytes": 0}
         self.max_payload = _DEFAULT_MAX_PAYLOAD  # the server's limit for payload and headers together; from any thread
@@ -77,7 +72,7 @@ class Connection:
         await self._connect(deadline)
         await self._round_trips()
         if inbox.denied is not None:
-            await self.close(Deadline(_CLOSE_TIMEOUT))
+            await self.close(Deadline(CLOSE_TIMEOUT))
             raise PermissionDeniedError(
                 f"{inbox.denied}: natsbridge must subscribe to '{self._options.inbox_prefix}.>' to hear replies; "
                 "allow it, or set inbox_prefix to one that is allowed"
@@ -89,7 +84,7 @@ class Connection:
         client = self._client
         try:
             if client is not None and self.up:
-                await asyncio.wait_for(self._round_trips(), deadline.at_most(_CLOSE_TIMEOUT))
+                await asyncio.wait_for(self._round_trips(), deadline.at_most(CLOSE_TIMEOUT))
         except (asyncio.TimeoutError, nats.errors.Error):
             logger.warning("%s: closed before the server confirmed what was published", self.name)
         finally:
@@ -100,109 +95,29 @@ class Connection:
             for task in tuple(self._tasks):
                 task.cancel()
             if client is not None:
-                await self._close_client(client, deadline.at_most(_CLOSE_TIMEOUT))
+                await let_go(client, deadline.at_most(CLOSE_TIMEOUT))
 
     # -- connecting ---------------------------------------------------------------------------------------------------
 
     async def _connect(self, deadline: Deadline) -> None:
-        """Connect a fresh nats-py client and attach every subscription to it. Raises ConnectError.
-
-        Each server is tried once: nats-py alone would go on for ever, or for minutes.
-        """
-        client = NatsClient()
-        urls = self._options.urls
-        failures: List[Exception] = []
-        all_failed: asyncio.Future[None] = asyncio.get_event_loop().create_future()
-        connected = False
-
-        async def on_error(error: Exception) -> None:
-            if connected:
-                self._on_nats_error(client, error)
-                return
-            failures.append(error)
-            if len(failures) >= len(urls) and not all_failed.done():
-                all_failed.set_result(None)
-
-        async def on_disconnected() -> None:
-            if client is self._client:
-                self._down()
-
-        async def on_reconnected() -> None:
-            if client is self._client:
-                self._came_up()
-
-        options = {"reconnect_to_server_handler": self._choose_server, **self._options.for_nats()}
-        options["connect_timeout"] = self._options.connect_timeout / len(urls)
-        connecting = asyncio.ensure_future(
-            client.connect(
-                error_cb=on_error,
-                disconnected_cb=on_disconnected,
-                reconnected_cb=on_reconnected,
-                pending_size=_PENDING_BYTES,
-                **options,
-            )
-        )
-        budget = deadline.at_most(self._options.connect_timeout)
+        """Connect a fresh nats-py client and attach every subscription to it. Raises ConnectError."""
+        client = await self._connector.connect(deadline, self)
         try:
-            await asyncio.wait({connecting, all_failed}, timeout=budget, return_when=asyncio.FIRST_COMPLETED)
-            if not connecting.done():
-                raise self._connect_error(failures, budget)
-            try:
-                connecting.result()
-            except ImportError as error:
-                raise ConnectError(f"{error}: pip install nkeys") from error
-            except (OSError, nats.errors.Error) as error:
-                raise self._connect_error([*failures, error], budget) from error
-            connected = True
             for subscription in tuple(self._subscriptions):
                 await subscription.attach(client)
         except BaseException:
-            connecting.cancel()
-            await asyncio.wait({connecting}, timeout=_CLOSE_TIMEOUT)
-            if connecting.done() and not connecting.cancelled():
-                connecting.exception()  # seen: it is in the ConnectError already
-            await self._close_client(client, _CLOSE_TIMEOUT)
+            await let_go(client, CLOSE_TIMEOUT)
             raise
         self._client = client
         self._came_up()
 
-    def _connect_error(self, failures: List[Exception], budget: float) -> ConnectError:
-        names = ", ".join(self._options.redacted())
-        seen: List[str] = []
-        for failure in failures:
-            text = f"{failure}" or type(failure).__name__
-            if text not in seen:
-                seen.append(text)
-        answers = "; ".join(seen) if seen else f"no answer within {budget:g} s"
-        return ConnectError(f"no NATS server could be reached at {names}: {answers}")
+    def on_nats_down(self, client: NatsClient) -> None:
+        if client is self._client:
+            self._down()
 
-    @staticmethod
-    async def _close_client(client: NatsClient, timeout: float) -> None:
-        """Close within ``timeout`` seconds (a moment at least), and let go of the socket in any case."""
-        # Of aiohttp, which lets go of its session while the socket below is still saying goodbye.
-        connection = getattr(getattr(getattr(client._transport, "_ws", None), "_response", None), "connection", None)
-        socket = None if connection is None else connection.transport
-        try:
-            await asyncio.wait_for(client.close(), max(timeout, _CLOSE_MOMENT))
-        except Exception as error:
-            logger.debug("closing a connection failed: %r", error)
-        finally:
-            # nats-py's close waits until a server that does not read has read everything.
-            if client.shared is not None:
-                client.shared.abort()
-            if socket is not None:
-                socket.abort()
-
-    def _choose_server(self, servers: List[Server], _info: Dict[str, Any]) -> Tuple[Optional[Server], float]:
-        """nats-py asks which server to try next, and after how many seconds: each at once first, then backing off."""
-        turn, index = divmod(self._attempts, len(servers))
-        self._attempts += 1
-        if self._left is not None:
-            servers = sorted(servers, key=lambda server: server.uri.netloc == self._left)
-        if turn == 0:
-            return servers[index], 0.0
-        longest = min(self._options.reconnect_time_wait, _FIRST_BACKOFF * 2 ** min(turn - 1, 16))
-        return servers[index], random.uniform(0.5, 1.0) * longest
+    def on_nats_up(self, client: NatsClient) -> None:
+        if client is self._client:
+            self._came_up()
 
     def _down(self) -> None:
         if not self.up:
@@ -218,7 +133,7 @@ class Connection:
         for pong in tuple(self._pongs):
             pong.cancel()
         self._pongs.clear()
-        self._attempts, self._left = 0, None
+        self._connector.restart()
         if self._client is not None:
             self.max_payload = self._client.max_payload
             if self._client.shared is not None:
@@ -233,7 +148,7 @@ class Connection:
         if client is None or not self.up or not client.is_connected:
             return
         url = client.connected_url
-        self._left = None if url is None else url.netloc
+        self._connector.leave(None if url is None else url.netloc)
         self._down()
         await client.force_reconnect()
 
@@ -265,10 +180,9 @@ class Connection:
             self._past["reconnects"] += 1
             dead.stats = dict.fromkeys(dead.stats, 0)
             # The dead socket goes first, so that the server never has two subscriptions to one prefix.
-            await self._close_client(dead, _CLOSE_TIMEOUT)
+            await let_go(dead, CLOSE_TIMEOUT)
             while True:
-                _, delay = self._choose_server([Server(None)], {})  # type: ignore[arg-type]
-                await asyncio.sleep(delay)
+                await asyncio.sleep(self._connector.pause())
                 try:
                     await self._connect(Deadline(self._options.connect_timeout))
                     return
@@ -279,7 +193,7 @@ class Connection:
 
     # -- errors that nats-py reports ----------------------------------------------------------------------------------
 
-    def _on_nats_error(self, client: Client, error: Exception) -> None:
+    def on_nats_error(self, client: NatsClient, error: Exception) -> None:
         violation = _VIOLATION.search(str(error))
         if violation is not None:
             self._on_denied(violation.group(1), violation.group(2), PermissionDeniedError(str(error)))
@@ -353,7 +267,7 @@ class Connection:
         self._out_bytes += len(data)
         if self._write_now(client, data):
             return True
-        if client.pending_data_size + len(data) <= _PENDING_BYTES:
+        if client.pending_data_size + len(data) <= PENDING_BYTES:
             await client._send_command(data)
             if client._flush_queue is not None and client._flush_queue.empty():
                 await client._flush_pending()
@@ -364,7 +278,7 @@ class Connection:
             sending.cancel()
         # On some Pythons 3.12 and 3.13 drain() does not wait after writelines(), and all would pile up in the transport.
         writer = None if client.shared is None else client.shared._io_writer
-        while writer is not None and self.up and writer.transport.get_write_buffer_size() > _PENDING_BYTES:
+        while writer is not None and self.up and writer.transport.get_write_buffer_size() > PENDING_BYTES:
             await asyncio.wait({self._went_down}, timeout=_RETRY)
         return True
 

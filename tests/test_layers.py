@@ -19,6 +19,7 @@ LAYERS: List[Set[str]] = [
     {"_budget", "_incoming", "_loop", "_mailbox", "_workers", "registry"},
     {"_files", "_outbox", "_transport"},
     {"_client"},
+    {"_connecting"},
     {"_connection"},
     {"_link"},
     {"_asking", "_runtime", "_sink", "_source", "presence", "process", "replies", "subscription"},
@@ -39,7 +40,7 @@ LAYERS: List[Set[str]] = [
 CORE: Dict[str, int] = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 
 # Who may know the client library below, and who the event loop.
-NATS_CLIENT = {"_client", "_connection", "_transport"}
+NATS_CLIENT = {"_client", "_connecting", "_connection", "_transport"}
 NATS_FACADES = {  # they reuse what it builds on its client
     "_acks", "_arguments", "_blocking", "_bucket", "_context", "_objects", "_pushed", "buckets", "jetstream", "keyvalue",
     "manager", "objectstore", "ordered", "publishing", "pulling", "pushing",
@@ -50,7 +51,18 @@ NATS = {  # all the others know what can be had without the client: errors, mess
     "errors", "_discovery", "_endpoint", "_group", "_handling", "_intake", "_link", "_pulls", "_registration", "_watching",
     "_asking", "_sink", "_source", "jsmessage", "presence", "replies", "service", "service_client", "subscription",
 }  # fmt: skip
-ASYNCIO = {"_loop", "_connection", "_transport", "_discovery", "_outbox", "_link", "_runtime", "_sink", "_source"}
+ASYNCIO = {
+    "_loop",
+    "_connecting",
+    "_connection",
+    "_transport",
+    "_discovery",
+    "_outbox",
+    "_link",
+    "_runtime",
+    "_sink",
+    "_source",
+}
 THREADING = {"_threads", "_waiter", "_workers", "_serving", "service"}
 
 # Tools around the core: they may use all of it, and nothing of it may use them.
