@@ -22,8 +22,8 @@ WAITING, NATIVE, PLAIN, DONE = "waiting", "native", "plain", "done"
 MAX_PLAIN_MESSAGES = 65536
 MAX_PLAIN_BYTES = 64 * 1024 * 1024
 
-_ACK_DELAY = 0.1  # seconds of the owner's clock: the longest that a consumed chunk stays un-acknowledged
-_HELD_DELAY = 0.3  # where acknowledgements are held back on purpose: longer than two of them are apart while chunks flow
+_ACK_DELAY = 0.1  # seconds of the owner's clock: the longest that a consumed chunk stays un-acknowledged, unless held back
+_HELD_DELAY = 0.3  # the same for what is held back, since a chunk was last taken
 _CLOCK_SLACK = 0.001
 _DEFAULT_PROBE_MS = 2000  # how often a responder speaks that does not say how often
 _SUSPECT_PROBES = 0.25  # seconds between probes of a responder that is missing, but may come back
@@ -81,7 +81,8 @@ class Incoming:
         self._buffered_bytes = 0
         self._parcels: Deque[Tuple[int, int]] = deque()  # taken, not acknowledged: up to which chunk, and how many bytes
         self._unacked_bytes = 0  # in those
-        self._held_back = False  # not all of them were acknowledged when it was their turn
+        self._held_back = False  # of those, acknowledgements are held back
+        self._taken_at = clock  # when the reader last took something
         self._largest = 0  # bytes, of a chunk
         self._control = ""  # the control prefix of the responder, where it numbers its messages
         self._reply = ""  # its newest reply subject: where everything goes that is said to it
@@ -123,9 +124,9 @@ class Incoming:
             return parcel, []
         self._parcels.append((self._taken, size))
         self._unacked_bytes += size
-        self._held_back &= share is not None
+        self._taken_at, self._held_back = clock, False
         if share is not None:
-            return parcel, self._ack_sharing(share, parcel.chunks, size // len(parcel.chunks), clock)
+            return parcel, self._ack_sharing(share, parcel.chunks, clock)
         if 4 * (self.consumed - self.acked) >= self.window or 2 * self._unacked_bytes >= self.max_bytes:
             return parcel, self._ack(clock)
         return parcel, []
@@ -144,20 +145,19 @@ class Incoming:
             count = min(count, max(1, most // PARCELS // mean))
         return Parcel([buffer.popleft() for _ in range(count)])
 
-    def _ack_sharing(self, share: int, chunks: List[bytes], mean: int, clock: float) -> List[Say]:
-        """Acknowledge, if it is due, what leaves the responder ``share`` to send. ``mean``: the size of a chunk."""
+    def _ack_sharing(self, share: int, chunks: List[bytes], clock: float) -> List[Say]:
+        """Acknowledge, if it is due, what leaves the responder ``share`` to send."""
         self._largest = max(self._largest, max(map(len, chunks)))
         share = max(share, 2 * self._largest)  # or the next chunk might have to wait until time runs out
+        # Of which window the responder comes to the end first: judged by the chunks that count, or it might wait for us.
+        mean = self._unacked_bytes // (self._taken - self.acked)
         window = min(self.max_bytes, self.window * mean)
         hold = max(0, window - share)
+        self._held_back = hold > 0
         if 4 * (self._unacked_bytes - hold) < min(share, window):
             return []
-        self._held_back = hold > 0
         while self._parcels and self._unacked_bytes > hold:
-            self.acked, size = self._parcels.popleft()
-            self._unacked_bytes -= size
-        self.acked = min(self.acked, self.consumed)
-        self._acked_at = clock
+            self._ack_oldest(clock)
         return self._tell(_wire.encode_ack(self.acked), probe=True)
 
     def stop(self, reason: str) -> List[Say]:
@@ -392,13 +392,21 @@ class Incoming:
 
     def _ack(self, clock: float) -> List[Say]:
         """Say how far the reader has come, or again what was said last, where the rest is held back just now."""
-        if self._held_back and clock - self._acked_at < _HELD_DELAY:
+        if self._held_back and self._parcels and clock - self._taken_at < _HELD_DELAY:
+            if clock - self._acked_at >= _HELD_DELAY:  # a reader that is slow is no reader that has stopped
+                self._ack_oldest(clock)
             return self._tell(_wire.encode_ack(self.acked), probe=True)
         self.acked = self.consumed
         self._parcels.clear()
         self._unacked_bytes, self._held_back = 0, False
         self._acked_at = clock
         return self._tell(_wire.encode_ack(self.consumed), probe=True)
+
+    def _ack_oldest(self, clock: float) -> None:
+        last, size = self._parcels.popleft()
+        self._unacked_bytes -= size
+        self.acked = min(last, self.consumed)
+        self._acked_at = clock
 
     def _probe_it(self, clock: float) -> List[Say]:
         self._probed = clock

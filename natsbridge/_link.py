@@ -25,7 +25,7 @@ from .options import ConnectOptions
 
 logger = logging.getLogger("natsbridge")
 
-TICK = 0.1  # seconds between looks at the streams; also the longest delay of an acknowledgement
+TICK = 0.1  # seconds between looks at the streams
 _IDLE_TICK = 0.5  # seconds between looks at the connection while there are no streams
 # Un-acknowledged bytes of all streams of a link together. The server keeps the incoming ones, while the link is slow, and
 # by default ends a connection for which more than 64 MiB wait; the outgoing ones are kept here.
@@ -171,11 +171,18 @@ class Link:
 
     @property
     def alone(self) -> bool:
-        """Any thread: the link serves a single request or stream, and has done for a while, so that nothing else waits."""
+        """Any thread: a single request or stream is under way, with no subscription beside it, and that for a while."""
         return len(self._ends) <= 1 and self.clock >= self._crowded and self.connection.subscriptions() <= 1
+
+    @property
+    def vacant(self) -> bool:
+        """Any thread: what comes next will be ``alone``."""
+        return not self._ends and self.alone
 
     def forget(self, token: str) -> None:
         """Any thread: what still arrives for ``token`` is answered as unknown."""
+        if len(self._ends) > 1:
+            self._crowded = self.clock + _COMPANY
         self._ends.pop(token, None)
         self._ticking.pop(token, None)
 

@@ -33,7 +33,7 @@ from .registry import OnlineRegistry
 # A busy worker is not the only one perhaps: seconds before each new try of a refused request.
 _BUSY_RETRIES = (0.01, 0.03, 0.05)
 # Bytes that may be on their way while something else comes by the same connection, and waits behind them.
-_SHARE = 1024 * 1024
+SHARE = 1024 * 1024
 
 
 class StreamSource:
@@ -297,7 +297,7 @@ class StreamSource:
         """Inside the lock: see that the reader has a parcel, if there is one; what there is to say for it."""
         if length_hint(self.chunks) or not self._incoming.buffer:
             return []
-        self._parcel, says = self._incoming.take(self._link.clock, None if self._link.alone else _SHARE)
+        self._parcel, says = self._incoming.take(self._link.clock, None if self._link.alone else SHARE)
         self.chunks = iter(self._parcel.chunks)
         return says
 

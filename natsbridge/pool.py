@@ -16,7 +16,7 @@ from ._deadline import Deadline, check_interval, check_timeout
 from ._link import Link, LinkStats
 from ._loop import LoopThread
 from ._runtime import Runtime
-from ._source import StreamSource
+from ._source import SHARE, StreamSource
 from ._types import Data, Headers
 from ._waiter import Abandoned, Lock, LongLock, Waiter
 from .connections import Connections
@@ -644,9 +644,11 @@ class Pool(Connections):
         idle = check_timeout(idle_timeout, "idle_timeout")
         chunks = self._window if window is None else check_count(window, "window")
         kept = check_timeout(resume, "resume", optional=False)
-        size = self._window_bytes if window_bytes is None else check_count(window_bytes, "window_bytes")
+        size = None if window_bytes is None else check_count(window_bytes, "window_bytes")
         start = Deadline(total.at_most(self._timeout))
         link = self._link(start)
+        if size is None:  # what it gets in the beginning cannot be held back
+            size = self._window_bytes if link.vacant else min(self._window_bytes, SHARE)
         protocol_headers = 200 + (0 if connect_id is None else len(connect_id.encode()))
         check_size(data, checked, link.connection.max_payload, protocol_headers)
         source = StreamSource(

@@ -107,7 +107,7 @@ def test_a_flood_delays_others_by_a_few_frames(held_up: HeldUp, flood: str) -> N
     asking = threading.Thread(target=lambda: replies.append(held_up.worker.request(f"{held_up.unique}.echo", b"ask")))
     with ExitStack() as stack:
         if flood == "stream":
-            stream = stack.enter_context(held_up.pool.stream(f"{held_up.unique}.flood"))
+            stream = stack.enter_context(held_up.pool.stream(f"{held_up.unique}.flood", window_bytes=MUCH))
             assert len(next(stream)) == SIZE
             held_up.proxy.swallow()
         else:
@@ -179,8 +179,14 @@ def test_a_flood_has_only_a_share_on_its_way_while_its_requester_does_something_
         assert most(1.0) > 3 * MIB
         with pool.stream(f"{unique}.other") as beside:
             next(beside)
+            assert beside._source._max_bytes == MIB, "who begins in company has a share from the beginning"
+            with pool.stream(f"{unique}.other", window_bytes=2 * MIB) as asking:
+                assert asking._source._max_bytes == 2 * MIB, "unless it asks for more"
             most(0.5)  # what was on its way already
             # By parcels of an eighth of the share it may be more.
             assert most(1.0) < MIB * 3 // 2
+        # Another one may follow.
+        assert most(0.5) < MIB * 3 // 2
         most(1.5)
         assert most(1.0) > 3 * MIB, "it is alone again"
+        assert stream._source._max_bytes == 4 * MIB

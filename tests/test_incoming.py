@@ -677,6 +677,57 @@ def test_who_shares_a_connection_has_only_a_share_on_its_way(size: int, window: 
     assert max(settled) <= min(share, whole) + share // 4 + 2 * size
 
 
+@pytest.mark.parametrize("pause", [0.001, 0.01, 0.04, 0.1, 0.25, 0.5])
+def test_a_share_is_a_share_at_any_speed(pause: float) -> None:
+    """Of the network, whose reader keeps up: what is on its way is in there, and there are looks at the clock."""
+    share, max_bytes, size = 1000, 4000, 100
+    incoming = native(0, window=1000, max_bytes=max_bytes)
+    sent = acked = 0
+    clock, looked, progress = 0.0, 0.0, 0.0
+    on_the_way = []
+
+    def heed(says: List[Say]) -> None:
+        nonlocal acked, progress
+        for say in says:
+            number = int(say.data.split()[1])
+            assert acked <= number <= incoming.consumed
+            if number > acked:
+                acked, progress = number, clock
+
+    for _ in range(400):
+        sent = max(sent, acked + max_bytes // size)
+        on_the_way.append((sent - incoming.received) * size)
+        clock += pause  # it takes so long for a chunk
+        give(incoming, message("d", incoming.received + 1, b"x" * size), clock)
+        heed(incoming.take(clock, share)[1])
+        while looked + 0.1 <= clock:
+            looked += 0.1
+            heed(incoming.on_tick(looked))
+        assert clock - progress <= max(0.5, 2 * pause, 20 * pause), "nothing that the responder could see for a long time"
+    if pause < 0.3:  # who reads so little is no flood
+        assert max(on_the_way[len(on_the_way) // 2 :]) <= share + share // 4 + size
+
+
+def test_a_stream_whose_chunks_grow_is_not_waited_for() -> None:
+    """What was held back of the small ones must not keep the large ones from being sent, by their number."""
+    window, max_bytes, share = 1000, 400_000, 50_000
+    incoming = native(0, window=window, max_bytes=max_bytes)
+    sizes = [size for size in (100, 120, 300, 90, 600, 150) for _ in range(2500)]
+    sent = acked = in_flight = 0
+    while incoming.consumed < len(sizes):
+        while sent < len(sizes) and (sent == acked or (sent - acked < window and in_flight + sizes[sent] <= max_bytes)):
+            sent += 1
+            in_flight += sizes[sent - 1]
+            give(incoming, message("d", sent, b"x" * sizes[sent - 1]))
+        assert incoming.buffer, "both wait for each other"
+        _, says = incoming.take(0.0, share)
+        incoming.unread = 0
+        for say in says:
+            number = int(say.data.split()[1])
+            in_flight -= sum(sizes[acked:number])
+            acked = number
+
+
 @pytest.mark.parametrize("size", [999, 1500, 2500, 4000, 5000])
 def test_a_chunk_larger_than_the_share_is_not_waited_for(size: int) -> None:
     flow(native(0, window=1000, max_bytes=4000), b"x" * size, 50, 1000, 1000, 4000)
