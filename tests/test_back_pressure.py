@@ -79,7 +79,7 @@ def pause(play: Play, seconds: float) -> None:
     """A reader stands still after its first chunk, for so long; what others do is watched meanwhile."""
     play.stream("beside", "slow")
     play.gateway.hear("first", key="beside")
-    play.stream("pauses", "some", pause=1)
+    play.stream("pauses", "some", pause=1, options={"window_bytes": play.window})
     play.gateway.hear("paused", key="pauses")
     most = play.window // SIZE + 1  # the window, and the chunk that was read
     wait_until(lambda: play.sent("pauses") >= most - 1, what="a full window")
