@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
-from typing import Any, Awaitable, Callable, List, Set
+from typing import Any, Awaitable, Callable, List, Optional, Set
 from urllib.parse import urlsplit, urlunsplit
 
 from procs import LONG
@@ -16,15 +17,15 @@ _READ_BYTES = 64 * 1024
 class Proxy:
     """Passes connections on to a server until it is told otherwise. ``url``: where clients connect to.
 
-    ``sent``: pieces of what clients have sent and was passed on, in order, if ``record``. All methods may be called from
-    any thread.
+    ``sent``: pieces of what clients have sent and was passed on, in order, if ``record``. ``receive_buffer``: bytes that
+    the system keeps of what a client sends, as many as it likes if None. All methods may be called from any thread.
     """
 
-    def __init__(self, server_url: str, *, record: bool = False) -> None:
+    def __init__(self, server_url: str, *, record: bool = False, receive_buffer: Optional[int] = None) -> None:
         parts = urlsplit(server_url)
         self._host, self._port = parts.hostname, parts.port
         self.sent: List[bytes] = []
-        self._record = record
+        self._record, self._receive_buffer = record, receive_buffer
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._writers: Set[asyncio.StreamWriter] = set()
@@ -70,6 +71,8 @@ class Proxy:
         self._passing = asyncio.Event()
         self._passing.set()
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        if self._receive_buffer is not None:  # those that are accepted inherit it
+            self._server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 

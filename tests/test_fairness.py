@@ -54,7 +54,7 @@ class HeldUp:
     def __init__(self, server: EmbeddedServer, unique: str, stack: ExitStack) -> None:
         self.unique = unique
         self.go = threading.Event()
-        self.proxy = stack.enter_context(closing(Proxy(server.url, record=True)))
+        self.proxy = stack.enter_context(closing(Proxy(server.url, record=True, receive_buffer=256 * 1024)))
         # Nobody is to be given up while nothing comes through.
         options = {"window": 100_000, "window_bytes": MUCH, "probe_interval": LONG}
         self.pool = stack.enter_context(Pool(server.url, **options))  # type: ignore[arg-type]
