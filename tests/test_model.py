@@ -511,7 +511,12 @@ def test_whoever_is_dead_is_given_up_also_when_503s_stop_coming(
 
 
 @given(
-    world=worlds(stall_timeout=st.sampled_from([0.3, 1.0, 3.0, 30.0]), responder_window=st.just(8), frame=st.just(40)),
+    world=worlds(
+        stall_timeout=st.sampled_from([0.3, 1.0, 3.0, 30.0]),
+        responder_window=st.just(8),
+        frame=st.just(40),
+        share=st.sampled_from([16, EVERYTHING]),
+    ),
     before=st.integers(0, 10),
 )
 @effort(30)
@@ -525,7 +530,8 @@ def test_a_reader_that_never_reads_on_is_stalled(world: World, before: int) -> N
         world.run(max(stall - 4 * TICK - 3 * latency, 0.0))
         assert world.responder.reason is None, world
     # What was held back of the acknowledgements still comes, and is progress.
-    world.run(_incoming._HELD_DELAY + stall + 6 * TICK + 2 * latency)
+    held = _incoming._HELD_DELAY + TICK if world.config.share < EVERYTHING else 0.0
+    world.run(held + stall + 5 * TICK + 2 * latency)
     assert world.responder.reason == "stalled", world
     ended = world.requester.incoming.ended
     assert ended is not None
