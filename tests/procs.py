@@ -67,7 +67,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, "PYTHONPATH": PACKAGE_ROOT, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONPATH": PACKAGE_ROOT, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
         )
         self._reader = threading.Thread(target=self._read, name=f"reader-{program}", daemon=True)
         self._reader.start()
@@ -162,7 +162,10 @@ class Child:
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"{self.program} did not end within {timeout:g} s; it wrote {self.errors()!r}")
+            self.send(signal.SIGABRT)  # the fault handler writes where each of its threads is
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it is stopped
+                self.process.wait(1.0)
+            pytest.fail(f"{self.program} did not end within {timeout:g} s; it wrote {self.errors()}")
         self._reader.join(LONG)
         return code
 

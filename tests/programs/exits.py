@@ -47,7 +47,9 @@ def call() -> None:
             # Under gevent it is the hub that waits.
             if now == before and frame.f_code.co_filename.endswith(("threading.py", "_waiter.py", "_loop.py", "hub.py")):
                 tell("calling")
-                return
+                # Not ending here: under gevent that runs a weak reference's callback in the main thread, and Python drops
+                # an interrupt that comes in there, whosever it is.
+                pause.acquire()
             before = now
             pause.acquire(True, 0.01)
 
