@@ -8,8 +8,8 @@ from . import _wire
 from ._command import publish_command
 from ._deadline import Deadline
 from ._link import Link
+from ._relay import Runner
 from ._types import Headers
-from ._waiter import Waiter
 from .errors import (
     ClosedError,
     MaxPayloadError,
@@ -28,7 +28,7 @@ class PendingRequest:
         self.token = _wire.stream_token()
         self.inbox = f"{link.prefix}.{self.token}"
         self.sent = False
-        self._waiter: Waiter[Msg] = Waiter()
+        self._waiter: Runner[Msg] = Runner(link.loop.relay)
 
     @property
     def gone(self) -> bool:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from typing import Callable, Dict, Optional
+from typing import Any, Callable, Coroutine, Dict, Optional, TypeVar
 
 from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
+from nats.protocol.parser import AWAITING_CONTROL_LINE
 
 from ._transport import SharedTransport
 from .errors import PermissionDeniedError
 
+T = TypeVar("T")
 logger = logging.getLogger("natsbridge")
 
 
@@ -58,6 +60,7 @@ class NatsClient(Client):
     async def _connect_to_server(self, s: Srv) -> None:
         if self._transport is None and s.uri.scheme not in ("ws", "wss"):
             self._transport = SharedTransport()
+            self._transport.messages = self
         await super()._connect_to_server(s)
 
     @property
@@ -67,17 +70,32 @@ class NatsClient(Client):
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         """As nats-py's, without the queue and the task behind it: [measured] a round of the loop for each message."""
-        subscription = self._subs.get(sid)
-        taker = None if subscription is None else getattr(subscription._cb, "__self__", None)
-        if not isinstance(taker, LinkSubscription):
+        if self.takes(sid):
+            self.deliver(sid, subject, reply, data, headers)
+        else:
             await super()._process_msg(sid, subject, reply, data, headers)
-            return
+
+    # -- what the receiver takes --------------------------------------------------------------------------------------
+
+    @property
+    def between(self) -> bool:
+        return self._ps.state == AWAITING_CONTROL_LINE and not self._ps.buf
+
+    def takes(self, sid: int) -> bool:
+        subscription = self._subs.get(sid)
+        return subscription is None or isinstance(getattr(subscription._cb, "__self__", None), LinkSubscription)
+
+    def deliver(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Optional[bytes]) -> None:
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(data)
-        parsed = await self._process_headers(headers) if headers else None
+        subscription = self._subs.get(sid)
+        if subscription is None:  # it has ended
+            return
+        taker: LinkSubscription = subscription._cb.__self__  # type: ignore[union-attr]
+        parsed = _result(self._process_headers(headers)) if headers else None
         try:
             taker.take(self._build_message(sid, subject, reply, data, parsed))
-        except Exception:  # a fault of ours must not end nats-py's read loop
+        except Exception:  # a fault of ours must end nobody who reads on
             logger.exception("taking a message of %r failed", taker.subject)
 
     async def _process_headers(self, headers: bytes) -> Optional[Dict[str, str]]:
@@ -87,6 +105,18 @@ class NatsClient(Client):
         with suppress(Exception):
             parsed = await super()._process_headers(headers)
         return parsed or read_headers(headers)
+
+
+def _result(coro: Coroutine[Any, Any, T]) -> T:
+    """Of a coroutine that awaits nothing."""
+    try:
+        coro.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    finally:
+        coro.close()
+    raise AssertionError("it awaits something")
 
 
 def read_headers(block: bytes) -> Optional[Dict[str, str]]:

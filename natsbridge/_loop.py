@@ -9,6 +9,7 @@ from typing import Any, Awaitable, Callable, Coroutine, Dict, Optional, Protocol
 
 from . import _fork
 from ._deadline import Deadline
+from ._relay import Relay
 from ._threads import AnyThread, RealThread, get_ident, patched, real_thread
 from ._waiter import Abandoned, Lock, Waiter
 from .errors import ClosedError, ForkedError, LoopThreadError, NatsBridgeError, RequestTimeoutError
@@ -68,6 +69,7 @@ class LoopThread:
         self._thread: Optional[AnyThread] = None
         self._ident: Optional[int] = None
         self._companions: Dict[Any, Companion] = {}
+        self.relay = Relay()  # of the threads that wait for what the loop hands over
 
     # -- life ---------------------------------------------------------------------------------------------------------
 

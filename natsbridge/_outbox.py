@@ -133,8 +133,14 @@ class Outbox:
             here = self._begin(urgent=urgent)
         if here:
             self.write_here()
+        elif self._loop.relay.more:  # whoever is woken there may have something to publish too
+            self._loop.relay.at_end(self._call)
         else:
-            self._loop.post_quietly(self._wake.set)
+            self._call()
+
+    def _call(self) -> None:
+        """Have the loop write what is queued."""
+        self._loop.post_quietly(self._wake.set)
 
     def _told(self) -> bool:
         """Inside the lock: whoever writes will look at the queues without being told."""
@@ -148,7 +154,9 @@ class Outbox:
         """Inside the lock: there is something to write. True if this thread is to ``write_here``, as nobody else will."""
         self._awake = True
         before, self._busy = self._busy, time.monotonic()
-        if self._deferrals or not (urgent or self._busy - before > _FAST) or self._loop.is_current():
+        if self._deferrals or self._loop.relay.more or self._loop.is_current():
+            return False
+        if not (urgent or self._busy - before > _FAST):
             return False
         if self._generation != _fork.generation:
             return False  # the socket is the parent's
@@ -186,7 +194,7 @@ class Outbox:
             if self._told():
                 return
             self._awake = True
-        self._loop.post_quietly(self._wake.set)
+        self._call()
 
     def ready(self, source: Source) -> bool:
         """``source`` has something to write; called once until its ``take_frames`` said that nothing is left.
@@ -199,7 +207,7 @@ class Outbox:
                 return False
             if self._begin(urgent=False):
                 return True
-        self._loop.post_quietly(self._wake.set)
+        self._call()
         return False
 
     def flush(self, waiter: Waiter[None]) -> None:
@@ -211,7 +219,7 @@ class Outbox:
             if self._told():
                 return
             self._awake = True
-        self._loop.post_quietly(self._wake.set)
+        self._call()
 
     def shut(self) -> None:
         """Refuse further messages; what was accepted is still written."""
@@ -252,7 +260,7 @@ class Outbox:
             with self._lock:
                 wake = self._lent is loan and self._return()
             if wake:
-                self._loop.post_quietly(self._wake.set)
+                self._call()
 
     def _return(self) -> bool:
         """Inside the lock: nobody writes in the loop's place any more. True if there is something left for it."""

@@ -20,6 +20,7 @@ from urllib.parse import ParseResult
 from nats.aio.transport import TcpTransport
 
 from . import _fork
+from ._receiver import Messages, Receiver
 from ._waiter import Lock
 
 # Windows has none, and its sockets are not written to like that.
@@ -49,7 +50,9 @@ class SharedTransport(TcpTransport):
         self._last: Optional[_Write] = None  # whose outcome nobody has looked at yet
         self._rest = b""  # of what another thread wrote, and the socket did not take: goes ahead of anything else
         self._clogged = False  # something may be left of what the loop wrote last
-        self.reads_on = False  # on the loop only: of what has come, more is to be read than was read last
+        # On the loop only, as what follows: who takes the messages out of what comes, once somebody is to.
+        self.messages: Optional[Messages] = None
+        self._receiver: Optional[Receiver] = None
 
     def __bool__(self) -> bool:
         return True  # or nats-py would put one of its own in this one's place
@@ -119,10 +122,33 @@ class SharedTransport(TcpTransport):
             self._own = None
         self._last, self._rest, self._busy, self._clogged = None, b"", False, False
 
+    @property
+    def reads_on(self) -> bool:
+        """Of what has come, more follows at once than the message that is being handed over."""
+        return self._receiver is not None and self._receiver.more
+
     async def read(self, buffer_size: int) -> bytes:
-        data: bytes = await super().read(buffer_size)
-        self.reads_on = len(data) == buffer_size  # most likely
+        """For nats-py's read loop: what the receiver leaves to it."""
+        receiver = self._receiver
+        if receiver is not None:
+            receiver.open = True
+        try:
+            data: bytes = await super().read(buffer_size)
+        finally:
+            if receiver is not None:
+                receiver.open = False
+        if receiver is None and 0 < len(data) < buffer_size:  # so nothing is left in asyncio's buffer
+            self._receive()
         return data
+
+    def _receive(self) -> None:
+        if self.messages is None or self._io_writer is None:
+            return
+        transport = self._io_writer.transport
+        behind = transport.get_protocol()
+        if isinstance(behind, asyncio.StreamReaderProtocol):
+            self._receiver = Receiver(behind, self.messages)
+            transport.set_protocol(self._receiver)
 
     def _write_rest(self) -> None:
         with self._lock:
@@ -155,11 +181,16 @@ class SharedTransport(TcpTransport):
             super().writelines(payload)  # type: ignore[no-untyped-call]
             self._look()
 
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        self._receiver = None
+        await super().connect(uri, buffer_size, connect_timeout)
+
     async def connect_tls(
         self, uri: Union[str, ParseResult], ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
     ) -> None:
         with self._lock:
             self._let_go()
+        self._receiver = None
         await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
 
     def close(self) -> None:

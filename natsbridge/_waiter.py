@@ -18,7 +18,8 @@ T = TypeVar("T")
 SLICE = 1.0
 
 
-def _wait(event: Event, seconds: float) -> bool:
+def wait(event: Event, seconds: float) -> bool:
+    """Whether it was released within so many seconds. Raises ForkedError in a child."""
     generation = _fork.generation
     released = event.acquire(True, seconds)
     if _fork.generation != generation:  # greenlets, unlike threads, go on in a forked child
@@ -46,7 +47,7 @@ class Condition:
         entered = self._lock._release_save()  # type: ignore[attr-defined]
         interrupted = True
         try:
-            _wait(event, SLICE if timeout is None else min(timeout, SLICE))
+            wait(event, SLICE if timeout is None else min(timeout, SLICE))
             interrupted = False
         finally:
             self._lock._acquire_restore(entered)  # type: ignore[attr-defined]
@@ -144,13 +145,16 @@ class Waiter(Generic[T]):
     def wait(self, deadline: Deadline) -> T:
         """Return what was handed over, raise what was failed with, or ``Abandoned`` once the deadline has passed."""
         try:
-            event = self._event = new_event()
-            while not self._settled and not _wait(event, deadline.at_most(SLICE)):
-                if deadline.passed() and self.give_up():
-                    raise Abandoned
+            self._sleep(deadline)
         except BaseException:
             self.give_up()
             raise
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[return-value]
+
+    def _sleep(self, deadline: Deadline) -> None:
+        event = self._event = new_event()
+        while not self._settled and not wait(event, deadline.at_most(SLICE)):
+            if deadline.passed() and self.give_up():
+                raise Abandoned

@@ -16,7 +16,8 @@ PACKAGE = Path(natsbridge.__file__).parent
 LAYERS: List[Set[str]] = [
     {"_arguments", "_deadline", "_fork", "_threads", "_types", "_wire", "errors"},
     {"_command", "_outgoing", "_waiter", "message", "options"},
-    {"_budget", "_incoming", "_loop", "_mailbox", "_workers", "registry"},
+    {"_budget", "_incoming", "_mailbox", "_receiver", "_relay", "_workers", "registry"},
+    {"_loop"},
     {"_files", "_outbox", "_transport"},
     {"_client"},
     {"_connecting"},
@@ -55,6 +56,7 @@ ASYNCIO = {
     "_loop",
     "_connecting",
     "_connection",
+    "_receiver",
     "_transport",
     "_discovery",
     "_outbox",

@@ -11,6 +11,7 @@ import pytest
 from natsbridge._loop import LoopThread
 from natsbridge._outbox import Outbox
 from natsbridge._outgoing import FRAME_BYTES
+from natsbridge._relay import Relay
 from natsbridge._waiter import Waiter
 from natsbridge.errors import MaxPayloadError, RequestTimeoutError
 
@@ -155,6 +156,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.posted: List[Callable[[], object]] = []
+        self.relay = Relay()
 
     def post_quietly(self, call: Callable[..., object], *args: Any) -> None:
         self.posted.append(lambda: call(*args))

@@ -157,25 +157,32 @@ def test_chunks_keep_their_bounds_and_their_bytes(serve: Serve, pool: Pool) -> N
     assert list(pool.stream(serve(send))) == chunks
 
 
-def test_the_reader_hears_of_a_chunk_whatever_its_size(serve: Serve, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a read from the socket is full, as if there were more to come, and nothing does."""
+def test_the_reader_hears_of_what_came_together(serve: Serve, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is woken once for all of it, behind the last one."""
     monkeypatch.setattr("natsbridge._waiter.SLICE", LONG)  # no reader looks by itself
-    sizes: queue.Queue[int] = queue.Queue()
+    counts: queue.Queue[int] = queue.Queue()
+    together = []
+    woken = _source.StreamSource._woken
+
+    def count(self: _source.StreamSource) -> None:
+        together.append(self)
+        woken(self)
+
+    monkeypatch.setattr(_source.StreamSource, "_woken", count)
 
     def send(request: StreamRequest, sender: ResponseSender) -> None:
-        for size in iter(sizes.get, 0):
-            sender.send(b"x" * size)
+        for number in iter(counts.get, 0):
+            for _ in range(number):
+                sender.send(b"x" * 20_000)
 
-    at_once = pool._runtime.links[0].connection._client._transport  # type: ignore[union-attr]
-    full = 0
     with pool.stream(serve(send), idle_timeout=SHORT) as stream:
-        for size in range(32768 - 200, 32768):  # a read is of 32 KiB, the line ahead of a chunk is shorter than 200 bytes
-            sizes.put(size)
-            assert len(next(stream)) == size
-            full += at_once.reads_on  # type: ignore[union-attr]
-        sizes.put(0)
+        for number in range(1, 100):
+            counts.put(number)
+            for _ in range(number):
+                assert len(next(stream)) == 20_000
+        counts.put(0)
         assert list(stream) == []
-    assert full, "none of them filled a read"
+    assert together, "no two of them came together"
 
 
 def test_chunks_as_large_as_max_payload(serve: Serve, pool: Pool) -> None:
