@@ -8,8 +8,8 @@ from . import _wire
 from ._command import publish_command
 from ._deadline import Deadline
 from ._link import Link
-from ._relay import Runner
 from ._types import Headers
+from ._waiter import Waiter
 from .errors import (
     ClosedError,
     MaxPayloadError,
@@ -28,7 +28,7 @@ class PendingRequest:
         self.token = _wire.stream_token()
         self.inbox = f"{link.prefix}.{self.token}"
         self.sent = False
-        self._waiter: Runner[Msg] = Runner(link.loop.relay)
+        self._waiter: Waiter[Msg] = link.loop.relay.waiter()
 
     @property
     def gone(self) -> bool:
@@ -37,6 +37,10 @@ class PendingRequest:
     def wait(self, deadline: Deadline) -> Msg:
         """Raises NoRespondersError, PermissionDeniedError, ClosedError, or ``Abandoned`` at the deadline."""
         return self._waiter.wait(deadline)
+
+    def leave(self) -> None:
+        """Nobody waits for it. Idempotent."""
+        self._waiter.leave()
 
     def refuse(self, error: MaxPayloadError) -> None:
         self._waiter.fail(error)
@@ -71,5 +75,8 @@ def ask(link: Link, subject: str, data: bytes, headers: Headers, deadline: Deadl
         command = publish_command(subject, data, pending.inbox, headers)
         link.outbox.publish(command, deadline.remaining(), pending, urgent=link.quiet)
         return pending.wait(deadline)
+    except BaseException:
+        pending.leave()
+        raise
     finally:
         link.forget(pending.token)

@@ -70,9 +70,7 @@ class NatsClient(Client):
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         """As nats-py's, without the queue and the task behind it: [measured] a round of the loop for each message."""
-        if self.takes(sid):
-            self.deliver(sid, subject, reply, data, headers)
-        else:
+        if not self.deliver(sid, subject, reply, data, headers):
             await super()._process_msg(sid, subject, reply, data, headers)
 
     # -- what the receiver takes --------------------------------------------------------------------------------------
@@ -85,18 +83,21 @@ class NatsClient(Client):
         subscription = self._subs.get(sid)
         return subscription is None or isinstance(getattr(subscription._cb, "__self__", None), LinkSubscription)
 
-    def deliver(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Optional[bytes]) -> None:
+    def deliver(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Optional[bytes]) -> bool:
+        subscription = self._subs.get(sid)
+        taker = None if subscription is None else getattr(subscription._cb, "__self__", None)
+        if subscription is not None and not isinstance(taker, LinkSubscription):
+            return False
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(data)
-        subscription = self._subs.get(sid)
-        if subscription is None:  # it has ended
-            return
-        taker: LinkSubscription = subscription._cb.__self__  # type: ignore[union-attr]
+        if taker is None:  # it has ended
+            return True
         parsed = _result(self._process_headers(headers)) if headers else None
         try:
             taker.take(self._build_message(sid, subject, reply, data, parsed))
         except Exception:  # a fault of ours must end nobody who reads on
             logger.exception("taking a message of %r failed", taker.subject)
+        return True
 
     async def _process_headers(self, headers: bytes) -> Optional[Dict[str, str]]:
         if not headers:

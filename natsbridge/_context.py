@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from email.parser import BytesParser
 from typing import Any, Dict, NamedTuple, Optional
@@ -23,7 +24,8 @@ from .options import check_subject, check_subscription
 INACTIVE_THRESHOLD = 300.0  # seconds without a reader after which the server deletes a consumer made for a subscription
 
 
-_PLAIN_ACK = {"stream", "seq", "domain", "duplicate"}
+# What a stream says when it has stored a message, and the message was new.
+_PLAIN_ACK = re.compile(rb'\{"stream":"([^"\\]+)", ?"seq":(\d+)(?:, ?"domain":"([^"\\]+)")?\}\Z')
 _HEADER_PARSER = BytesParser()
 
 
@@ -176,9 +178,11 @@ def publish_headers(
 
 def parse_ack(data: bytes) -> api.PubAck:
     """A stream's answer to a publish. Raises the error that it holds."""
+    plain = _PLAIN_ACK.match(data)
+    if plain is not None:  # what nats-py does in general costs ten times as much
+        stream, seq, domain = plain.groups()
+        return api.PubAck(stream=stream.decode(), seq=int(seq), domain=None if domain is None else domain.decode())
     answer = json.loads(data.decode())
-    if answer.keys() <= _PLAIN_ACK:
-        return api.PubAck(**answer)  # what nats-py does in general costs five times as much
     if "error" in answer:
         raise nats.js.errors.APIError.from_error(answer["error"])
     return api.PubAck.from_response(answer)

@@ -133,8 +133,8 @@ class Outbox:
             here = self._begin(urgent=urgent)
         if here:
             self.write_here()
-        elif self._loop.relay.more:  # whoever is woken there may have something to publish too
-            self._loop.relay.at_end(self._call)
+        elif self._loop.relay.more and not self._loop.is_current():
+            self._loop.relay.at_end(self._call)  # whoever is woken meanwhile may have something to publish too
         else:
             self._call()
 

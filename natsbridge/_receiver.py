@@ -7,15 +7,19 @@ message waits for a round of the loop.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import List, NamedTuple, Optional, Protocol, Union
 
 _MAX_LINE = 4096  # bytes; a longer one is no message's, and nats-py's business
+# As the server writes them: subject, subscription, perhaps a reply subject, bytes of headers, bytes of all.
+_MSG = re.compile(rb"MSG ([^ \r\n]+) (\d+) (?:([^ \r\n]+) )?(\d+)\r\n")
+_HMSG = re.compile(rb"HMSG ([^ \r\n]+) (\d+) (?:([^ \r\n]+) )?(\d+) (\d+)\r\n")
 
 Piece = Union[bytes, memoryview]
 
 
 class Head(NamedTuple):
-    """The line that announces a message."""
+    """What is known of a message before it is there."""
 
     sid: int
     subject: bytes
@@ -34,8 +38,8 @@ class Messages(Protocol):
     def takes(self, sid: int) -> bool:
         """Whether the messages of that subscription are to come here."""
 
-    def deliver(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        """Raises nothing."""
+    def deliver(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> bool:
+        """False, and nothing was done, if they are not. Raises nothing."""
 
 
 class Receiver(asyncio.Protocol):
@@ -66,19 +70,15 @@ class Receiver(asyncio.Protocol):
         elif self._line:
             data, self._line = self._line + data, b""
         while at < len(data):
-            end = data.find(b"\r\n", at)
-            if end < 0:
-                if len(data) - at <= _MAX_LINE and _may_begin(data[at : at + 5]):
+            end = self._take(data, at)
+            if end is None:
+                if _may_begin(data[at : at + _MAX_LINE + 1]):
                     self._line = data[at:]
-                    break
-                head = None
-            else:
-                head = _parse(data[at:end])
-            if head is None or not self._messages.takes(head.sid):
-                self.open = False
-                self._behind.data_received(data[at:])
+                else:
+                    self.open = False
+                    self._behind.data_received(data[at:])
                 break
-            at = self._take(head, data, end + 2)
+            at = end
         self.more = False
 
     def eof_received(self) -> Optional[bool]:
@@ -95,17 +95,36 @@ class Receiver(asyncio.Protocol):
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
-    def _take(self, head: Head, data: bytes, at: int) -> int:
-        """Deliver the message that begins at ``at``, or keep what is there of it; where the next one begins."""
-        end = at + head.size
-        if end + 2 <= len(data):
-            self.more = end + 2 < len(data)
-            self._deliver(head, data[at : at + head.headers], data[at + head.headers : end])
+    def _take(self, data: bytes, at: int) -> Optional[int]:
+        """Deliver the message that begins at ``at``, or keep what is there of it; where the next one begins.
+
+        None if that is no message, or none of ours, or its line has not come to its end.
+        """
+        line = _MSG.match(data, at)
+        if line is not None:
+            subject, sid, reply, size = line.groups(b"")
+            headers = 0
         else:
-            self._head = head
-            self._pieces.append(memoryview(data)[at:end])
+            line = _HMSG.match(data, at)
+            if line is None:
+                return None
+            subject, sid, reply, ahead, size = line.groups(b"")
+            headers = int(ahead)
+        start = line.end()
+        end = start + int(size)
+        body = start + headers
+        if body > end:
+            return None
+        if end + 2 > len(data):
+            if not self._messages.takes(int(sid)):
+                return None
+            self._head = Head(int(sid), subject, reply, headers, int(size))
+            self._pieces.append(memoryview(data)[start:end])
             self._missing = end + 2 - len(data)
-        return end + 2
+            return end + 2
+        self.more = end + 2 < len(data)
+        delivered = self._messages.deliver(int(sid), subject, reply, data[body:end], data[start:body])
+        return end + 2 if delivered else None
 
     def _go_on(self, data: bytes) -> int:
         """More of the message that has not come to its end; where the next one begins."""
@@ -119,26 +138,13 @@ class Receiver(asyncio.Protocol):
             self._pieces.clear()
             self._head = None
             self.more = missing < len(data)
-            self._deliver(head, whole[: head.headers], whole[head.headers :] if head.headers else whole)
+            headers = whole[: head.headers]
+            self._messages.deliver(head.sid, head.subject, head.reply, whole[len(headers) :] if headers else whole, headers)
         return missing
-
-    def _deliver(self, head: Head, headers: bytes, data: bytes) -> None:
-        self._messages.deliver(head.sid, head.subject, head.reply, data, headers)
 
 
 def _may_begin(line: bytes) -> bool:
-    return b"MSG ".startswith(line[:4]) or b"HMSG ".startswith(line)
-
-
-def _parse(line: bytes) -> Optional[Head]:
-    """What announces a message; None for anything else, and for what is not as the server writes it."""
-    operation, *words = line.split(b" ")
-    headers = b"0"
-    if operation == b"HMSG" and len(words) > 3:
-        headers = words.pop(-2)
-    elif operation != b"MSG":
-        return None
-    if not 3 <= len(words) <= 4 or not (words[1].isdigit() and headers.isdigit() and words[-1].isdigit()):
-        return None
-    head = Head(int(words[1]), words[0], words[2] if len(words) == 4 else b"", int(headers), int(words[-1]))
-    return head if head.headers <= head.size else None
+    """Whether this may become the line that announces a message, when more has come."""
+    if b"\r\n" in line or len(line) > _MAX_LINE:
+        return False
+    return b"MSG ".startswith(line[:4]) or b"HMSG ".startswith(line[:5])

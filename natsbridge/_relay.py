@@ -7,6 +7,8 @@ other's way on every core until each has had the interpreter; in a relay there i
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections import deque
 from contextlib import suppress
@@ -14,21 +16,21 @@ from typing import Callable, Deque, TypeVar
 
 from . import _waiter
 from ._deadline import Deadline
-from ._threads import Event, new_event, patched
+from ._threads import Event, get_ident, new_event, patched
 from ._waiter import Abandoned, Waiter
 
 T = TypeVar("T")
 
-# Seconds after which a relay is given up, and all are woken: somebody in it computes, or was interrupted before it had
-# woken the next one.
+# Seconds after which whoever is woken wakes all others: somebody computes, and each would wait for the interpreter anew.
 LIMIT = 0.003
+LOOK = 0.05  # seconds after which the loop does: whoever was woken was interrupted before it had woken the next one
 
 
 class Relay:
     """Of one loop. Any thread may use it.
 
-    It takes no lock, since signal handlers may come on top of anything here: each side writes what the other one reads, and
-    only then reads, so that at least one of them sees that there is something left to do.
+    It takes no lock: each side writes what the other one reads, and only then reads, so that at least one of them sees that
+    there is something left to do. That both do is harmless, two are on their way then.
     """
 
     def __init__(self) -> None:
@@ -36,22 +38,30 @@ class Relay:
         self._after: Deque[Callable[[], object]] = deque()
         self._running = False  # somebody was woken who will wake the next one
         self._since = 0.0
+        self._watched = False  # on the loop only: a look at how long it takes is due
 
     @property
     def more(self) -> bool:
         """Whether somebody is still to be woken."""
         return bool(self._waiting)
 
+    def waiter(self) -> Waiter[T]:
+        """For this thread: what it waits for is woken in its turn.
+
+        But at once where there are no turns (a hub runs its greenlets one after another anyhow), and in the main thread, in
+        which a signal handler may be on top of the wait for as long as it likes.
+        """
+        if patched() or get_ident() == threading.main_thread().ident:
+            return Waiter()
+        return Runner(self)
+
     def add(self, event: Event) -> None:
         """Wake who waits for ``event`` when its turn comes: now, if there is no relay under way."""
-        if patched():  # a hub runs its greenlets one after another anyhow
-            event.release()
-            return
         self._waiting.append(event)
         if not self._running:
             self._start()
-        elif self._late():
-            self._release_all()
+        if self._waiting and not self._watched:
+            self._watch()
 
     def at_end(self, call: Callable[[], object]) -> None:
         """Call it once nobody is left to be woken, in whichever thread that is; now, if there is no relay under way."""
@@ -73,20 +83,19 @@ class Relay:
                 self._finish()
 
     def leave(self, event: Event) -> None:
-        """For whoever goes without having been woken."""
+        """For whoever does not wait for its turn: let others have it, if it is there or has been."""
         try:
             self._waiting.remove(event)
-        except ValueError:  # its turn has come, or it was never in here: then this wakes somebody too early
+        except ValueError:
             self.pass_on()
-
-    def _late(self) -> bool:
-        return time.monotonic() - self._since > LIMIT
 
     def _start(self) -> None:
         self._since = time.monotonic()
         self._running = True
-        with suppress(IndexError):
-            self._waiting.popleft().release()
+        self.pass_on()
+
+    def _late(self) -> bool:
+        return time.monotonic() - self._since > LIMIT
 
     def _release_all(self) -> None:
         with suppress(IndexError):
@@ -98,34 +107,57 @@ class Relay:
             while True:
                 self._after.popleft()()
 
+    def _watch(self) -> None:
+        with suppress(RuntimeError):  # this is not the loop's thread: it is left to the others
+            asyncio.get_running_loop().call_later(LOOK, self._look)
+            self._watched = True
+
+    def _look(self) -> None:
+        self._watched = False
+        if not self._waiting and not self._after:
+            return
+        if self._late():
+            self._release_all()
+            self._running = False
+            self._finish()
+        else:
+            self._watch()
+
 
 class Runner(Waiter[T]):
-    """A ``Waiter`` that is woken in its turn. For the thread that makes it."""
+    """What ``Relay.waiter`` makes. It passes on once it is through, and if it is never waited for it has to ``leave``."""
 
-    __slots__ = ("_relay",)
+    __slots__ = ("_left", "_relay", "_through")
 
     def __init__(self, relay: Relay) -> None:
         super().__init__()
         self._relay = relay
         # Made before anything can be handed over, and waited for in any case: what is in the relay has somebody behind it.
         self._event: Event = new_event()
+        self._left = False
+        self._through = False  # it has passed on
 
     def _wake(self) -> None:
         self._settled = True
         self._relay.add(self._event)
+        if self._left:  # just before it was added
+            self._relay.leave(self._event)
 
     def _sleep(self, deadline: Deadline) -> None:
-        woken = False
         try:
             while not _waiter.wait(self._event, deadline.at_most(_waiter.SLICE)):
                 if self._settled:  # and nobody has passed it on
                     return
                 if deadline.passed() and self.give_up():
                     raise Abandoned
-            woken = True
+            self._relay.pass_on()
+            self._through = True
         finally:
-            if woken:
-                self._relay.pass_on()
-            else:
-                self.give_up()  # first, so that it is not put into the relay from now on
-                self._relay.leave(self._event)
+            self.leave()
+
+    def leave(self) -> None:
+        if self._through:
+            return
+        self._left = self._through = True
+        if not self.gone and not self.give_up():  # else nothing is handed over any more
+            self._relay.leave(self._event)

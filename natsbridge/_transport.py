@@ -65,26 +65,27 @@ class SharedTransport(TcpTransport):
         Never blocks. What the socket does not take at once follows ahead of anything else.
         """
         write = _Write(data)
-        with self._lock:
+        held: List[bool] = []
+        try:
+            # Signal handlers run between two steps of Python, most likely just after a system call. So it is noted in one
+            # step with the call what was sent, and with each that the lock was taken, or released: neither does a handler
+            # that raises leave it locked, or a message in the middle, nor is the loop held up by one that waits for it.
+            held.extend(map(_call, (self._lock.acquire,)))
             if self._busy or not self._idle():
                 return False
             self._busy, self._last = True, write
             try:
-                # Signal handlers run between two steps of Python, most likely just after a system call. What was sent is
-                # noted, and the lock released, in the same step as the call: so neither is a message left in the middle
-                # by a handler that raises, nor the loop held up by one that waits for it.
                 write.results.extend(map(_call, (partial(self._own.send, data), self._lock.release)))  # type: ignore[union-attr]
             except (OSError, RuntimeError):  # it would block, or is broken, which the loop will find out
                 return False
             finally:
-                if len(write.results) == 2:
-                    self._lock.acquire()
-                self._busy = False
-            self._settle()
-            left = bool(self._rest)
-        if left:
-            with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._write_rest)
+                self._busy = False  # other threads were refused until now
+        finally:
+            if held and len(write.results) < 2:
+                self._lock.release()
+            if write.results and write.results[0] < len(data):
+                with suppress(RuntimeError):  # the loop has ended
+                    self._loop.call_soon_threadsafe(self._write_rest)
         return True
 
     def _idle(self) -> bool:

@@ -142,6 +142,10 @@ class Waiter(Generic[T]):
             return True
         return False
 
+    def leave(self) -> None:
+        """For whoever does not wait any more, or never did. Idempotent."""
+        self.give_up()
+
     def wait(self, deadline: Deadline) -> T:
         """Return what was handed over, raise what was failed with, or ``Abandoned`` once the deadline has passed."""
         try:

@@ -41,9 +41,12 @@ class Client:
     def takes(self, sid: int) -> bool:
         return sid == OURS
 
-    def deliver(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+    def deliver(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> bool:
+        if sid != OURS:
+            return False
         assert type(subject) is type(reply) is type(data) is type(headers) is bytes
         self.seen.append(Seen(sid, subject, reply, data, headers))
+        return True
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Optional[bytes]) -> None:
         self.parsed += 1

@@ -10,13 +10,15 @@ from typing import Any, Callable, Coroutine, Iterator, List, TypeVar
 import pytest
 from procs import LONG, WaitFor
 
-from natsbridge import _relay, _waiter
+from natsbridge import Pool, _relay, _waiter
+from natsbridge._asking import PendingRequest
 from natsbridge._deadline import Deadline
 from natsbridge._loop import LoopThread
 from natsbridge._outbox import Outbox
 from natsbridge._relay import Relay, Runner
 from natsbridge._threads import Event, new_event
-from natsbridge._waiter import Abandoned
+from natsbridge._waiter import Abandoned, Waiter
+from natsbridge.errors import ClosedError
 
 T = TypeVar("T")
 
@@ -92,24 +94,65 @@ def test_who_leaves_breaks_nothing() -> None:
     assert not relay.more
 
 
-@pytest.mark.parametrize("call", [Relay.pass_on, lambda relay: relay.add(new_event())], ids=["pass_on", "add"])
-def test_all_are_woken_once_it_takes_too_long(call: Callable[[Relay], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of them computes and gives the interpreter away every 5 ms only, or was interrupted before it could pass on."""
+def test_all_are_woken_once_it_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them was interrupted before it could pass on."""
+    monkeypatch.setattr(_relay, "LIMIT", 0.01)
+    monkeypatch.setattr(_relay, "LOOK", 0.001)
+    relay = Relay()
+    events = [new_event() for _ in range(5)]
+    done: List[str] = []
+
+    async def play() -> None:
+        for event in events:
+            relay.add(event)
+        relay.at_end(lambda: done.append("end"))
+        assert [released(event) for event in events] == [True, False, False, False, False]
+        while not done:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(play(), LONG))
+    assert all(released(event) for event in events[1:])
+    last = new_event()
+    relay.add(last)
+    assert released(last), "the next one begins anew"
+
+
+def test_who_comes_late_wakes_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter is not to be had: each would wait for it anew."""
     relay = Relay()
     events = [new_event() for _ in range(5)]
     for event in events:
         relay.add(event)
     monkeypatch.setattr(_relay, "LIMIT", -1.0)
-    call(relay)
-    assert all(released(event) for event in events)
-    monkeypatch.setattr(_relay, "LIMIT", 3600.0)
     relay.pass_on()
-    last = new_event()
-    relay.add(last)
-    assert released(last)
+    assert all(released(event) for event in events)
 
 
-# -- Runner -----------------------------------------------------------------------------------------------------------
+def test_a_relay_that_goes_on_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_relay, "LIMIT", 0.1)
+    monkeypatch.setattr(_relay, "LOOK", 0.001)
+    relay = Relay()
+
+    async def play() -> None:
+        for _ in range(20):
+            first, second = new_event(), new_event()
+            relay.add(first)
+            relay.add(second)
+            assert released(first)
+            assert not released(second)
+            relay.pass_on()
+            relay.pass_on()
+            await asyncio.sleep(0.002)
+        kept = new_event()
+        relay.add(new_event())
+        relay.add(kept)
+        await asyncio.sleep(0.001)
+        assert not released(kept), "a look that was due at another one counts from its beginning"
+
+    asyncio.run(play())
+
+
+# -- waiting in it ----------------------------------------------------------------------------------------------------
 
 
 def test_a_value_that_comes_before_the_wait_is_taken() -> None:
@@ -132,6 +175,18 @@ def test_who_gives_up_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert there.wait(Deadline(LONG)) == 2
 
 
+def test_the_main_thread_has_no_turn() -> None:
+    """A signal handler may be on top of its wait, and wait for something itself."""
+    relay = Relay()
+    here: Waiter[int] = relay.waiter()
+    assert type(here) is Waiter
+    there: List[Waiter[int]] = []
+    thread = threading.Thread(target=lambda: there.append(relay.waiter()))
+    thread.start()
+    thread.join(LONG)
+    assert type(there[0]) is Runner
+
+
 def test_who_is_interrupted_in_its_turn_passes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted:
         def acquire(self, *_: object) -> bool:
@@ -149,6 +204,64 @@ def test_who_is_interrupted_in_its_turn_passes_on(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(KeyboardInterrupt):
         interrupted.wait(Deadline(LONG))
     assert other.wait(Deadline(LONG)) == 2
+
+
+def test_who_is_handed_something_as_it_leaves_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was settled, but not in the relay yet, when it left."""
+    relay = Relay()
+    leaving, other = Runner[int](relay), Runner[int](relay)
+    add = relay.add
+
+    def late(event: Event) -> None:
+        if event is leaving._event:
+            leaving.leave()
+        add(event)
+
+    monkeypatch.setattr(relay, "add", late)
+    assert leaving.set(1)
+    assert other.set(2)
+    assert other.wait(Deadline(LONG)) == 2
+    assert not relay._running
+
+
+def test_who_never_waits_leaves() -> None:
+    relay = Relay()
+    first, second, third = Runner[int](relay), Runner[int](relay), Runner[int](relay)
+    for number, runner in enumerate((first, second, third)):
+        runner.set(number)
+    first.leave()
+    assert second.wait(Deadline(LONG)) == 1
+    first.leave()
+    second.leave()
+    assert third.wait(Deadline(LONG)) == 2
+    assert not relay._running
+
+
+def test_a_request_that_could_not_be_sent_leaves(pool: Pool, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it, but it may have been answered: by the end of the pool, for example."""
+    pool.open()
+    link = pool._runtime.links[0]  # type: ignore[union-attr]
+    asked: List[PendingRequest] = []
+
+    def publish(command: bytes, timeout: float, guard: PendingRequest, **_: object) -> None:
+        asked.append(guard)
+        guard.on_closed()
+        raise ClosedError("as expected")
+
+    failed: List[Exception] = []
+
+    def ask() -> None:
+        try:
+            pool.request(unique)
+        except ClosedError as error:
+            failed.append(error)
+
+    monkeypatch.setattr(link.outbox, "publish", publish)
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join(LONG)
+    assert str(failed[0]) == "as expected"
+    assert not link.loop.relay._running
 
 
 def test_whom_nobody_wakes_looks_itself(monkeypatch: pytest.MonkeyPatch) -> None:
