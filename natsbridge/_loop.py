@@ -69,7 +69,7 @@ class LoopThread:
         self._thread: Optional[AnyThread] = None
         self._ident: Optional[int] = None
         self._companions: Dict[Any, Companion] = {}
-        self.relay = Relay()  # of the threads that wait for what the loop hands over
+        self.relay = Relay(self._later)  # of the threads that wait for what the loop hands over
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -236,6 +236,12 @@ class LoopThread:
                 self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:  # the loop is closed already
             pass
+
+    def _later(self, seconds: float, call: Callable[[], object]) -> bool:
+        if not self.is_current():
+            return False
+        self._loop.call_later(seconds, call)  # type: ignore[union-attr]
+        return True
 
     def call(
         self,

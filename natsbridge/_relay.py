@@ -7,8 +7,6 @@ other's way on every core until each has had the interpreter; in a relay there i
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from collections import deque
 from contextlib import suppress
@@ -16,7 +14,7 @@ from typing import Callable, Deque, TypeVar
 
 from . import _waiter
 from ._deadline import Deadline
-from ._threads import Event, get_ident, new_event, patched
+from ._threads import Event, in_main_thread, new_event, patched
 from ._waiter import Abandoned, Waiter
 
 T = TypeVar("T")
@@ -33,7 +31,9 @@ class Relay:
     there is something left to do. That both do is harmless, two are on their way then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, later: Callable[[float, Callable[[], object]], bool] = lambda seconds, call: False) -> None:
+        """``later``: calls something on the loop after so many seconds; False in another thread than the loop's."""
+        self._later = later
         self._waiting: Deque[Event] = deque()  # whose turn is still to come
         self._after: Deque[Callable[[], object]] = deque()
         self._running = False  # somebody was woken who will wake the next one
@@ -51,7 +51,7 @@ class Relay:
         But at once where there are no turns (a hub runs its greenlets one after another anyhow), and in the main thread, in
         which a signal handler may be on top of the wait for as long as it likes.
         """
-        if patched() or get_ident() == threading.main_thread().ident:
+        if patched() or in_main_thread():
             return Waiter()
         return Runner(self)
 
@@ -61,7 +61,7 @@ class Relay:
         if not self._running:
             self._start()
         if self._waiting and not self._watched:
-            self._watch()
+            self._watched = self._later(LOOK, self._look)
 
     def at_end(self, call: Callable[[], object]) -> None:
         """Call it once nobody is left to be woken, in whichever thread that is; now, if there is no relay under way."""
@@ -71,7 +71,7 @@ class Relay:
 
     def pass_on(self) -> None:
         """For whoever was woken, before anything else: wake the next one."""
-        if self._late():
+        if self._takes_long():
             self._release_all()
         try:
             self._waiting.popleft().release()
@@ -94,7 +94,7 @@ class Relay:
         self._running = True
         self.pass_on()
 
-    def _late(self) -> bool:
+    def _takes_long(self) -> bool:
         return time.monotonic() - self._since > LIMIT
 
     def _release_all(self) -> None:
@@ -107,21 +107,16 @@ class Relay:
             while True:
                 self._after.popleft()()
 
-    def _watch(self) -> None:
-        with suppress(RuntimeError):  # this is not the loop's thread: it is left to the others
-            asyncio.get_running_loop().call_later(LOOK, self._look)
-            self._watched = True
-
     def _look(self) -> None:
         self._watched = False
         if not self._waiting and not self._after:
             return
-        if self._late():
+        if self._takes_long():
             self._release_all()
             self._running = False
             self._finish()
         else:
-            self._watch()
+            self._watched = self._later(LOOK, self._look)
 
 
 class Runner(Waiter[T]):

@@ -33,6 +33,12 @@ _start_new_thread: Callable[[Callable[[], object], Any], int] = _original("start
 # (threading.RLock, a function, is another matter).
 Lock = _thread.RLock
 
+
+def in_main_thread() -> bool:
+    """Where signal handlers run."""
+    return get_ident() == threading.main_thread().ident
+
+
 _patched = False
 _home: Any = None  # the hub of the main thread, once natsbridge was used there
 _keeper: Any = None  # what keeps it running, while there are threads that may call for it

@@ -38,6 +38,11 @@ def fast_switching() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+def later(seconds: float, call: Callable[[], object]) -> bool:
+    asyncio.get_event_loop().call_later(seconds, call)
+    return True
+
+
 def released(event: Event) -> bool:
     return event.acquire(True, 0)
 
@@ -98,7 +103,7 @@ def test_all_are_woken_once_it_takes_too_long(monkeypatch: pytest.MonkeyPatch) -
     """One of them was interrupted before it could pass on."""
     monkeypatch.setattr(_relay, "LIMIT", 0.01)
     monkeypatch.setattr(_relay, "LOOK", 0.001)
-    relay = Relay()
+    relay = Relay(later)
     events = [new_event() for _ in range(5)]
     done: List[str] = []
 
@@ -131,7 +136,7 @@ def test_who_comes_late_wakes_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_relay_that_goes_on_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_relay, "LIMIT", 0.1)
     monkeypatch.setattr(_relay, "LOOK", 0.001)
-    relay = Relay()
+    relay = Relay(later)
 
     async def play() -> None:
         for _ in range(20):
