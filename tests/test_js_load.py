@@ -15,7 +15,7 @@ from procs import WaitFor
 from natsbridge import Error, JetStream, JetStreamMessage, Message, Pool
 from natsbridge.server import EmbeddedServer
 
-COUNT = 600
+COUNT = 3000
 
 
 class Ledger:
