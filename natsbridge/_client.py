@@ -92,8 +92,8 @@ class NatsClient(Client):
         self.stats["in_bytes"] += len(data)
         if taker is None:  # it has ended
             return True
-        parsed = _result(self._process_headers(headers)) if headers else None
         try:
+            parsed = _result(self._process_headers(headers)) if headers else None
             taker.take(self._build_message(sid, subject, reply, data, parsed))
         except Exception:  # a fault of ours must end nobody who reads on
             logger.exception("taking a message of %r failed", taker.subject)

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from typing import List, NamedTuple, Optional, Protocol, Union
 
 _MAX_LINE = 4096  # bytes; a longer one is no message's, and nats-py's business
 # As the server writes them: subject, subscription, perhaps a reply subject, bytes of headers, bytes of all.
-_MSG = re.compile(rb"MSG ([^ \r\n]+) (\d+) (?:([^ \r\n]+) )?(\d+)\r\n")
-_HMSG = re.compile(rb"HMSG ([^ \r\n]+) (\d+) (?:([^ \r\n]+) )?(\d+) (\d+)\r\n")
+_MSG = re.compile(rb"MSG ([^ \r\n]+) (\d{1,18}) (?:([^ \r\n]+) )?(\d{1,18})\r\n")
+_HMSG = re.compile(rb"HMSG ([^ \r\n]+) (\d{1,18}) (?:([^ \r\n]+) )?(\d{1,18}) (\d{1,18})\r\n")
+_SMALL = 4096  # bytes; a part of a message that is smaller is copied, where a larger one keeps all that it came with
+_LARGE = 65536  # bytes, of a read that may be one of many: uvloop reads up to 32 times before it does anything else
+_READS = 4  # such reads that are dealt with before the loop is to do something else
 
-Piece = Union[bytes, memoryview]
+Piece = Union[bytearray, memoryview]
 
 
 class Head(NamedTuple):
@@ -48,11 +52,21 @@ class Receiver(asyncio.Protocol):
     Once it has done so, everything goes that way until nats-py has read all of it: so nothing is overtaken.
     """
 
-    def __init__(self, behind: asyncio.StreamReaderProtocol, messages: Messages) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        transport: asyncio.ReadTransport,
+        behind: asyncio.StreamReaderProtocol,
+        messages: Messages,
+    ) -> None:
         self.open = False  # nats-py waits for more
         self.more = False  # of what came at a time, there is more than the message that is being delivered
+        self._loop, self._transport = loop, transport
         self._behind = behind
         self._messages = messages
+        self._stopped = False
+        self._reads = 0  # large ones, since the loop last did something else
+        self._paused = False
         self._line = b""  # the beginning of one
         self._head: Optional[Head] = None  # of a message that has not come to its end
         self._pieces: List[Piece] = []  # of that one's headers and data
@@ -61,9 +75,16 @@ class Receiver(asyncio.Protocol):
     # -- asyncio's protocol -------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self._stopped:
+            return
+        if type(data) is not bytes:  # Python 3.11.1 on Windows
+            data = bytes(data)
         if self._head is None and not self._line and not (self.open and self._messages.between):
+            self.open = False
             self._behind.data_received(data)
             return
+        if len(data) >= _LARGE:
+            self._let_others()
         at = 0
         if self._head is not None:
             at = self._go_on(data)
@@ -93,6 +114,28 @@ class Receiver(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._behind.resume_writing()
 
+    def stop(self) -> None:
+        """What still comes is of no interest: another connection takes this one's place, or none."""
+        self._stopped = True
+        self._head, self._line = None, b""
+        self._pieces.clear()
+
+    def _let_others(self) -> None:
+        self._reads += 1
+        if self._reads == 1:
+            self._loop.call_soon(self._others_were)
+        elif self._reads == _READS and self.open:  # else asyncio's reader pauses by itself, and goes on when it is read
+            self._paused = True
+            with suppress(RuntimeError):  # it is being closed
+                self._transport.pause_reading()
+
+    def _others_were(self) -> None:
+        self._reads = 0
+        if self._paused:
+            self._paused = False
+            with suppress(RuntimeError):
+                self._transport.resume_reading()
+
     # -- messages -----------------------------------------------------------------------------------------------------
 
     def _take(self, data: bytes, at: int) -> Optional[int]:
@@ -119,7 +162,7 @@ class Receiver(asyncio.Protocol):
             if not self._messages.takes(int(sid)):
                 return None
             self._head = Head(int(sid), subject, reply, headers, int(size))
-            self._pieces.append(memoryview(data)[start:end])
+            self._keep(memoryview(data)[start:end])
             self._missing = end + 2 - len(data)
             return end + 2
         self.more = end + 2 < len(data)
@@ -131,7 +174,7 @@ class Receiver(asyncio.Protocol):
         missing, head = self._missing, self._head
         assert head is not None
         if missing > 2:
-            self._pieces.append(memoryview(data)[: missing - 2])
+            self._keep(memoryview(data)[: missing - 2])
         self._missing = max(0, missing - len(data))
         if not self._missing:
             whole = b"".join(self._pieces)
@@ -141,6 +184,15 @@ class Receiver(asyncio.Protocol):
             headers = whole[: head.headers]
             self._messages.deliver(head.sid, head.subject, head.reply, whole[len(headers) :] if headers else whole, headers)
         return missing
+
+    def _keep(self, piece: memoryview) -> None:
+        pieces = self._pieces
+        if len(piece) >= _SMALL:
+            pieces.append(piece)
+        elif pieces and isinstance(pieces[-1], bytearray):
+            pieces[-1] += piece
+        else:
+            pieces.append(bytearray(piece))
 
 
 def _may_begin(line: bytes) -> bool:

@@ -14,7 +14,7 @@ import ssl
 from contextlib import suppress
 from functools import partial
 from operator import methodcaller
-from typing import List, Optional, Union
+from typing import List, Optional, Union, cast
 from urllib.parse import ParseResult
 
 from nats.aio.transport import TcpTransport
@@ -46,7 +46,9 @@ class SharedTransport(TcpTransport):
         self._lock = Lock()  # held for each write, so that none comes in the middle of another; guards what is below
         # A descriptor of our own: asyncio's is closed behind our back, and its number given to the next file.
         self._own: Optional[_socket.socket] = None
-        self._busy = False  # a thread is at it; only one is at a time, so this tells a signal handler on top of it
+        self._busy: Optional[_Write] = (
+            None  # what a thread is at; one is at a time: others, and handlers on top, are refused
+        )
         self._last: Optional[_Write] = None  # whose outcome nobody has looked at yet
         self._rest = b""  # of what another thread wrote, and the socket did not take: goes ahead of anything else
         self._clogged = False  # something may be left of what the loop wrote last
@@ -64,34 +66,47 @@ class SharedTransport(TcpTransport):
 
         Never blocks. What the socket does not take at once follows ahead of anything else.
         """
-        write = _Write(data)
-        held: List[bool] = []
+        if self._generation != _fork.generation:
+            return False
+        write, size = _Write(data), len(data)
+        held: List[bool] = []  # that the lock was taken, and released
         try:
             # Signal handlers run between two steps of Python, most likely just after a system call. So it is noted in one
             # step with the call what was sent, and with each that the lock was taken, or released: neither does a handler
             # that raises leave it locked, or a message in the middle, nor is the loop held up by one that waits for it.
             held.extend(map(_call, (self._lock.acquire,)))
-            if self._busy or not self._idle():
+            if self._busy is not None:
                 return False
-            self._busy, self._last = True, write
+            self._busy = write  # before anything is looked at, or a handler on top might write in between
             try:
+                if not self._idle():
+                    return False
+                self._last = write
                 write.results.extend(map(_call, (partial(self._own.send, data), self._lock.release)))  # type: ignore[union-attr]
             except (OSError, RuntimeError):  # it would block, or is broken, which the loop will find out
-                return False
+                if not write.results:
+                    return False
             finally:
-                self._busy = False  # other threads were refused until now
+                if self._busy is write:
+                    self._busy = None  # other threads were refused until now
         finally:
-            if held and len(write.results) < 2:
-                self._lock.release()
-            if write.results and write.results[0] < len(data):
-                with suppress(RuntimeError):  # the loop has ended
-                    self._loop.call_soon_threadsafe(self._write_rest)
+            try:
+                self._unlock(held, write)
+            finally:  # also where a handler raised before that had done anything
+                self._unlock(held, write)
+                if write.results and write.results[0] < size:
+                    with suppress(RuntimeError):  # the loop has ended
+                        self._loop.call_soon_threadsafe(self._write_rest)
         return True
+
+    def _unlock(self, held: List[bool], write: _Write) -> None:
+        if len(held) == 1 and len(write.results) < 2:
+            held.extend(map(_call, (self._lock.release,)))
 
     def _idle(self) -> bool:
         """Inside the lock: nothing waits to be written."""
         self._settle()
-        if self._own is None or self._rest or self._clogged or self._generation != _fork.generation:
+        if self._own is None or self._rest or self._clogged:
             return False
         return self._io_writer is not None and not self._io_writer.transport.get_write_buffer_size()
 
@@ -99,7 +114,7 @@ class SharedTransport(TcpTransport):
         """Inside the lock: look at what came of the last write, whoever made it."""
         last, self._last = self._last, None
         if last is not None and last.results and last.results[0] < len(last.data):
-            self._rest = last.data[last.results[0] :]
+            self._rest += last.data[last.results[0] :]
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -121,7 +136,7 @@ class SharedTransport(TcpTransport):
         if self._own is not None:
             self._own.close()
             self._own = None
-        self._last, self._rest, self._busy, self._clogged = None, b"", False, False
+        self._last, self._rest, self._busy, self._clogged = None, b"", None, False
 
     @property
     def reads_on(self) -> bool:
@@ -145,11 +160,16 @@ class SharedTransport(TcpTransport):
     def _receive(self) -> None:
         if self.messages is None or self._io_writer is None:
             return
-        transport = self._io_writer.transport
+        transport = cast(asyncio.Transport, self._io_writer.transport)
         behind = transport.get_protocol()
         if isinstance(behind, asyncio.StreamReaderProtocol):
-            self._receiver = Receiver(behind, self.messages)
+            self._receiver = Receiver(self._loop, transport, behind, self.messages)
             transport.set_protocol(self._receiver)
+
+    def _stop_receiving(self) -> None:
+        if self._receiver is not None:
+            self._receiver.stop()
+            self._receiver = None
 
     def _write_rest(self) -> None:
         with self._lock:
@@ -183,7 +203,7 @@ class SharedTransport(TcpTransport):
             self._look()
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
-        self._receiver = None
+        self._stop_receiving()
         await super().connect(uri, buffer_size, connect_timeout)
 
     async def connect_tls(
@@ -191,18 +211,20 @@ class SharedTransport(TcpTransport):
     ) -> None:
         with self._lock:
             self._let_go()
-        self._receiver = None
+        self._stop_receiving()
         await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
 
     def close(self) -> None:
         with self._lock:
             self._write_rest()
             self._let_go()
+        self._stop_receiving()
         super().close()  # type: ignore[no-untyped-call]
 
     def abort(self) -> None:
         """Close at once, whatever still waits to be written."""
         with self._lock:
             self._let_go()
+        self._stop_receiving()
         if self._io_writer is not None:
             self._io_writer.transport.abort()

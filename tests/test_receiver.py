@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
+from natsbridge import _receiver
 from natsbridge._receiver import Receiver
 
 OURS, THEIRS = 1, 2  # subscriptions
@@ -92,13 +93,29 @@ class Behind(asyncio.StreamReaderProtocol):
         self.told.append("resume")
 
 
+class Transport(asyncio.ReadTransport):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: List[str] = []
+
+    def pause_reading(self) -> None:
+        self.told.append("pause")
+
+    def resume_reading(self) -> None:
+        self.told.append("resume")
+
+
 class Connection:
     """A receiver before asyncio's reader, and nats-py's read loop behind that."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self.reader = asyncio.StreamReader(limit=32768)
-        self.receiver = Receiver(asyncio.StreamReaderProtocol(self.reader), client)
+        self.transport = Transport()
+        behind = asyncio.StreamReaderProtocol(self.reader)
+        self.receiver = Receiver(asyncio.get_event_loop(), self.transport, behind, client)
         self.reading = asyncio.ensure_future(self._read())
 
     async def _read(self) -> None:
@@ -113,6 +130,22 @@ class Connection:
     async def end(self) -> None:
         self.receiver.eof_received()
         await self.reading
+
+
+class Loop:
+    """A loop that does what it is told to when it is asked."""
+
+    def __init__(self) -> None:
+        self.soon: List[Callable[[], object]] = []
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        self.soon.append(call)
+
+
+def received_by(behind: Behind, client: Optional[Client] = None) -> Receiver:
+    receiver = Receiver(Loop(), Transport(), behind, client or Client())  # type: ignore[arg-type]
+    receiver.open = True
+    return receiver
 
 
 def message(seen: Seen) -> bytes:
@@ -220,14 +253,14 @@ def test_nothing_overtakes_a_line_that_nats_py_is_at() -> None:
         b"HMSG a 1 -1 12\r\n",
         b"HMSG a 1 r s 1 12\r\n",
         b"HMSG a 1 20 12\r\n",
+        b"MSG a 1 " + b"9" * 5000 + b"\r\n",
         b"nonsense\r\n",
         b"MSG " + b"a" * 5000,
     ],
 )
 def test_what_makes_no_sense_is_nats_pys_to_judge(line: bytes) -> None:
     behind, client = Behind(), Client()
-    receiver = Receiver(behind, client)
-    receiver.open = True
+    receiver = received_by(behind, client)
     receiver.data_received(message(Seen(OURS, b"a", b"", b"1", b"")) + line)
     receiver.data_received(b"what follows")
     assert behind.told == [line, b"what follows"]
@@ -236,8 +269,7 @@ def test_what_makes_no_sense_is_nats_pys_to_judge(line: bytes) -> None:
 
 def test_a_line_that_does_not_end_is_not_kept() -> None:
     behind = Behind()
-    receiver = Receiver(behind, Client())
-    receiver.open = True
+    receiver = received_by(behind)
     for _ in range(100):
         receiver.data_received(b"MSG a" + b"a" * 95)
     assert len(b"".join(data for data in behind.told if isinstance(data, bytes))) == 100 * 100
@@ -245,10 +277,55 @@ def test_a_line_that_does_not_end_is_not_kept() -> None:
 
 def test_what_is_told_to_a_protocol_is_passed_on() -> None:
     behind = Behind()
-    receiver = Receiver(behind, Client())
+    receiver = received_by(behind)
     error = OSError()
     receiver.pause_writing()
     receiver.resume_writing()
     assert receiver.eof_received()
     receiver.connection_lost(error)
     assert behind.told == ["pause", "resume", "eof", error]
+
+
+def test_what_trickles_in_takes_no_more_than_it_is() -> None:
+    client = Client()
+    receiver = received_by(Behind(), client)
+    stream = message(Seen(OURS, b"a", b"", b"x" * 5000, b"")) * 2
+    receiver.data_received(stream[:100])
+    for at in range(100, 5000):
+        receiver.data_received(stream[at : at + 1])
+        assert len(receiver._pieces) == 1
+    receiver.data_received(stream[5000:])
+    assert [len(seen.data) for seen in client.seen if isinstance(seen, Seen)] == [5000, 5000]
+
+
+def test_many_large_reads_let_the_loop_do_something_else() -> None:
+    """uvloop reads many times before it does."""
+    loop, transport, client = Loop(), Transport(), Client()
+    receiver = Receiver(loop, transport, Behind(), client)  # type: ignore[arg-type]
+    receiver.open = True
+    large = message(Seen(OURS, b"a", b"", b"x" * 100_000, b""))
+    for _ in range(10):
+        for _ in range(_receiver._READS):
+            assert transport.told == []
+            receiver.data_received(large)
+        assert transport.told == ["pause"]
+        (others,) = loop.soon
+        loop.soon.clear()
+        others()
+        assert transport.told == ["pause", "resume"]
+        transport.told.clear()
+    for _ in range(10):  # with something else in between each time
+        receiver.data_received(large)
+        loop.soon.pop()()
+    assert transport.told == []
+    assert len(client.seen) == 10 * _receiver._READS + 10
+
+
+def test_a_receiver_that_was_stopped_takes_nothing() -> None:
+    client, behind = Client(), Behind()
+    receiver = received_by(behind, client)
+    stream = message(Seen(OURS, b"a", b"", b"x" * 5000, b""))
+    receiver.data_received(stream[:100])
+    receiver.stop()
+    receiver.data_received(stream[100:] + stream)
+    assert client.seen == behind.told == []

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import trustme
-from procs import LONG, WaitFor
+from procs import LONG, WaitFor, posix_only
 
 from natsbridge import ClientOfflineError, Pool, ResponseSender, StreamRequest, Subscriber
 from natsbridge._transport import SharedTransport
@@ -343,6 +343,67 @@ def test_a_request_is_on_its_way_before_the_loop_has_woken(server: EmbeddedServe
 
 
 # -- what may go wrong in the middle ------------------------------------------------------------------------------------
+
+
+def test_a_handler_that_publishes_on_top_of_a_write_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were it not, and did the socket take a part of what it writes, the other one would come in the middle of that."""
+    loop = new_loop("asyncio")
+    with connected(loop) as (transport, other):
+        idle, on_top = transport._idle, []
+
+        def handler() -> bool:
+            found: bool = idle()
+            on_top.append(transport.write_at_once(b"on top"))
+            return found
+
+        monkeypatch.setattr(transport, "_idle", handler)
+        assert transport.write_at_once(b"below")
+        assert on_top == [False]
+        assert receive(other, 5) == b"below"
+    loop.close()
+
+
+@posix_only
+@pytest.mark.parametrize("full", [True, False], ids=["the socket is full", "somebody else writes"])
+def test_whatever_a_handler_raises_the_lock_is_free(full: bool) -> None:
+    loop = new_loop("asyncio")
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    def in_other_thread() -> None:
+        free.append(transport._lock.acquire(timeout=1.0))
+        transport._lock.release()
+
+    free: List[bool] = []
+    before = signal.signal(signal.SIGALRM, interrupt)
+    with connected(loop) as (transport, _):
+        if full:
+            while not transport._rest:
+                assert transport.write_at_once(b"x" * 1_000_000)
+                transport._settle()
+            transport._rest = b""  # so that it is tried
+        else:
+            transport._busy = object()
+        try:
+            for number in range(1, 1000):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 20e-6 + number % 40 * 1e-6)
+                    while True:
+                        transport.write_at_once(b"x")
+                except Interrupted:
+                    pass
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        thread = threading.Thread(target=in_other_thread)
+        thread.start()
+        thread.join(LONG)
+        assert free == [True]
+    loop.close()
 
 
 @pytest.mark.slow
