@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import signal
+import sys
 import threading
 import time
 import urllib.request
@@ -28,6 +29,15 @@ pytest_plugins = ["natsbridge.testing"]
 # A shell starts background jobs with SIGINT ignored, and children inherit that: Ctrl-C is what some tests are about.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def fast_switching() -> Iterator[None]:
+    """Threads take turns all the time, in the hope of a bad moment."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
 
 
 class Monitor:

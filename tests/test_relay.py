@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
-from typing import Any, Callable, Coroutine, Iterator, List, TypeVar
+from typing import Any, Callable, Coroutine, List, TypeVar
 
 import pytest
 from procs import LONG, WaitFor
@@ -28,14 +27,6 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is woken for the time it takes, unless a test says so."""
     monkeypatch.setattr(_relay, "LIMIT", 3600.0)
     monkeypatch.setattr(_waiter, "SLICE", 3600.0)
-
-
-@pytest.fixture
-def fast_switching() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
 
 
 def later(seconds: float, call: Callable[[], object]) -> bool:

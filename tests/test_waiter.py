@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from typing import Callable, Iterator, List
+from typing import Callable, List
 
 import pytest
 from procs import LONG, WaitFor
@@ -14,14 +13,6 @@ from natsbridge import _waiter
 from natsbridge._deadline import FOREVER, Deadline, check_interval, check_timeout
 from natsbridge._mailbox import Mailbox
 from natsbridge._waiter import Abandoned, Condition, Waiter
-
-
-@pytest.fixture
-def fast_switching() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
 
 
 def in_thread(call: Callable[[], object]) -> threading.Thread:
