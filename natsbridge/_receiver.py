@@ -124,7 +124,7 @@ class Receiver(asyncio.Protocol):
         self._reads += 1
         if self._reads == 1:
             self._loop.call_soon(self._others_were)
-        elif self._reads == _READS and self.open:  # else asyncio's reader pauses by itself, and goes on when it is read
+        elif self._reads == _READS and self.open:  # else asyncio's reader has what comes, and pauses by itself
             self._paused = True
             with suppress(RuntimeError):  # it is being closed
                 self._transport.pause_reading()

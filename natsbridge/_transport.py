@@ -46,9 +46,7 @@ class SharedTransport(TcpTransport):
         self._lock = Lock()  # held for each write, so that none comes in the middle of another; guards what is below
         # A descriptor of our own: asyncio's is closed behind our back, and its number given to the next file.
         self._own: Optional[_socket.socket] = None
-        self._busy: Optional[_Write] = (
-            None  # what a thread is at; one is at a time: others, and handlers on top, are refused
-        )
+        self._busy: Optional[_Write] = None  # what a thread is at: others meanwhile, and handlers on top of it, are refused
         self._last: Optional[_Write] = None  # whose outcome nobody has looked at yet
         self._rest = b""  # of what another thread wrote, and the socket did not take: goes ahead of anything else
         self._clogged = False  # something may be left of what the loop wrote last
