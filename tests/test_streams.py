@@ -1013,8 +1013,9 @@ def test_errors_come_through_the_blocking_form(serve: Serve, pool: Pool, unique:
         pool.stream_request(subject, b"", print)
     with pytest.raises(NoRespondersError):
         pool.stream_request(f"{unique}.nobody", b"", print)
+    silent = serve(lambda request, sender: sender.wait_offline(LONG))  # one that answers may be faster than no time at all
     with pytest.raises(RequestTimeoutError):
-        pool.stream_request(subject, b"", lambda m: None, timeout=0.0)
+        pool.stream_request(silent, b"", lambda m: None, timeout=0.0)
 
 
 # -- back-pressure ----------------------------------------------------------------------------------------------------
