@@ -23,6 +23,13 @@ class Budget:
             self.taken += given
             return given
 
+    def take_more(self, wanted: int) -> int:
+        """For a stream that has some already: perhaps nothing."""
+        with self._lock:
+            given = min(wanted, max(0, (self._total - self.taken) // _PARTS))
+            self.taken += given
+            return given
+
     def give_back(self, given: int) -> None:
         with self._lock:
             self.taken -= given

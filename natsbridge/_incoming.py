@@ -22,8 +22,7 @@ WAITING, NATIVE, PLAIN, DONE = "waiting", "native", "plain", "done"
 MAX_PLAIN_MESSAGES = 65536
 MAX_PLAIN_BYTES = 64 * 1024 * 1024
 
-_ACK_DELAY = 0.1  # seconds of the owner's clock: the longest that a consumed chunk stays un-acknowledged, unless held back
-_HELD_DELAY = 0.3  # the same for what is held back, since a chunk was last taken
+_ACK_DELAY = 0.1  # seconds of the owner's clock: the longest that a consumed chunk stays un-acknowledged
 _CLOCK_SLACK = 0.001
 _DEFAULT_PROBE_MS = 2000  # how often a responder speaks that does not say how often
 _SUSPECT_PROBES = 0.25  # seconds between probes of a responder that is missing, but may come back
@@ -33,9 +32,13 @@ PARCELS = 8  # parts of the window in which the reader is handed what has arrive
 
 
 class Parcel(NamedTuple):
-    """What the reader is handed at a time: chunks in order. ``headers``: the chunk's, where a plain responder sent some."""
+    """What the reader is handed at a time: chunks in order.
+
+    ``size``: bytes, of all of them. ``headers``: the chunk's, where a plain responder sent some.
+    """
 
     chunks: List[bytes]
+    size: int = 0
     headers: Optional[Dict[str, str]] = None
 
 
@@ -69,7 +72,10 @@ class Incoming:
         clock: float = 0.0,
     ) -> None:
         """``window``, ``max_bytes``: granted to the responder. The times are seconds of the owner's clock."""
-        self.window, self.max_bytes = window, max_bytes
+        self.window = window
+        self.max_bytes = self.agreed_bytes = max_bytes  # the latter: unless the responder is told otherwise
+        self._told_bytes: Optional[int] = None  # and what it was told last
+        self.capped = False  # it has agreed to less than it was granted
         self.state = WAITING
         self.ended: Optional[Ended] = None
         self.buffer: Deque[bytes] = deque()
@@ -79,11 +85,7 @@ class Incoming:
         self._taken = 0
         self._headers: Deque[Optional[Dict[str, str]]] = deque()  # of the chunks in the buffer, where it is plain
         self._buffered_bytes = 0
-        self._parcels: Deque[Tuple[int, int]] = deque()  # taken, not acknowledged: up to which chunk, and how many bytes
-        self._unacked_bytes = 0  # in those
-        self._held_back = False  # of those, acknowledgements are held back
-        self._taken_at = clock  # when the reader last took something
-        self._largest = 0  # bytes, of a chunk
+        self._unacked_bytes = 0  # taken, not acknowledged
         self._control = ""  # the control prefix of the responder, where it numbers its messages
         self._reply = ""  # its newest reply subject: where everything goes that is said to it
         self._held: Optional[bytes] = None  # from a JetStream stream, unless it turns out to be a plain responder's chunk
@@ -106,30 +108,27 @@ class Incoming:
         """Chunks that the reader has come to."""
         return self._taken - self.unread
 
-    def take(self, clock: float, share: Optional[int] = None) -> Tuple[Parcel, List[Say]]:
+    def take(self, clock: float, max_bytes: Optional[int] = None) -> Tuple[Parcel, List[Say]]:
         """The next chunks (the buffer must not be empty), and the acknowledgement if one is due.
 
-        All of the parcel before counts as consumed then, and the first chunk of this one. ``share``: how much of the window
-        may be on its way, in bytes: acknowledgements stay so far behind that the rest is not used. None for all of it.
+        All of the parcel before counts as consumed then, and the first chunk of this one. ``max_bytes``: how many may be on
+        their way from now on; None for as many as before.
         """
         self.unread = 0
         if self.consumed == self.acked:
             self._acked_at = clock  # the delay counts from the first un-acknowledged one
-        parcel = self._next_parcel(self.max_bytes if share is None else min(self.max_bytes, share))
-        size = sum(map(len, parcel.chunks))
-        self._buffered_bytes -= size
+        most = self.max_bytes if max_bytes is None else max_bytes
+        parcel = self._next_parcel(most)
+        self._buffered_bytes -= parcel.size
         self._taken += len(parcel.chunks)
         self.unread = len(parcel.chunks) - 1
         if self.state != NATIVE:
             return parcel, []
-        self._parcels.append((self._taken, size))
-        self._unacked_bytes += size
-        self._taken_at, self._held_back = clock, False
-        if share is not None:
-            return parcel, self._ack_sharing(share, parcel.chunks, clock)
-        if 4 * (self.consumed - self.acked) >= self.window or 2 * self._unacked_bytes >= self.max_bytes:
-            return parcel, self._ack(clock)
-        return parcel, []
+        self._unacked_bytes += parcel.size
+        self.max_bytes = most
+        told = self._told_bytes or self.agreed_bytes
+        due = 4 * (self.consumed - self.acked) >= self.window or 4 * self._unacked_bytes >= min(most, told) or most < told
+        return parcel, self._ack(clock) if due else []
 
     def _next_parcel(self, most: int) -> Parcel:
         """At most an eighth of the window, so that acknowledgements stay as even as if chunks were taken one by one.
@@ -138,27 +137,14 @@ class Incoming:
         """
         buffer = self.buffer
         if self._headers:
-            return Parcel([buffer.popleft()], self._headers.popleft())
+            chunk = buffer.popleft()
+            return Parcel([chunk], len(chunk), self._headers.popleft())
         count = min(len(buffer), max(1, self.window // PARCELS))
         if self._buffered_bytes > most // PARCELS:
             mean = self._buffered_bytes // len(buffer)
             count = min(count, max(1, most // PARCELS // mean))
-        return Parcel([buffer.popleft() for _ in range(count)])
-
-    def _ack_sharing(self, share: int, chunks: List[bytes], clock: float) -> List[Say]:
-        """Acknowledge, if it is due, what leaves the responder ``share`` to send."""
-        self._largest = max(self._largest, max(map(len, chunks)))
-        share = max(share, 2 * self._largest)  # or the next chunk might have to wait until time runs out
-        # Of which window the responder comes to the end first: judged by the chunks that count, or it might wait for us.
-        mean = self._unacked_bytes // (self._taken - self.acked)
-        window = min(self.max_bytes, self.window * mean)
-        hold = max(0, window - share)
-        self._held_back = hold > 0
-        if 4 * (self._unacked_bytes - hold) < min(share, window):
-            return []
-        while self._parcels and self._unacked_bytes > hold:
-            self._ack_oldest(clock)
-        return self._tell(_wire.encode_ack(self.acked), probe=True)
+        chunks = [buffer.popleft() for _ in range(count)]
+        return Parcel(chunks, sum(map(len, chunks)))
 
     def stop(self, reason: str) -> List[Say]:
         """Local event, any state but done: the stream ends here, and the responder is told."""
@@ -242,7 +228,7 @@ class Incoming:
             return self._probe_it(clock)
         if self._suspected is not None and self._resume and clock - self._acked_at >= _SUSPECT_PROBES:
             return self._ack(clock)
-        if self.consumed > self.acked and clock - self._acked_at >= (_HELD_DELAY if self._held_back else _ACK_DELAY):
+        if self.consumed > self.acked and clock - self._acked_at >= _ACK_DELAY:
             return self._ack(clock)
         return []
 
@@ -265,8 +251,13 @@ class Incoming:
 
     # -- actions: all take (seq, data, headers, failure, clock) ---------------------------------------------------------
 
-    def _accepted(self, *_: object) -> List[Say]:
-        return []  # it was bound when it came in, which is all there is to it
+    def _accepted(self, _s: int, _d: object, headers: Optional[Mapping[str, str]], _f: object, _c: object) -> List[Say]:
+        """It was bound when the first one came in; another one says that more was asked for than there is."""
+        params = _wire.parse_params((headers or {}).get(_wire.STREAM, ""))
+        if params is not None and params.bytes < self.max_bytes:
+            self.capped = True
+            self.max_bytes = self.agreed_bytes = self._told_bytes = params.bytes
+        return []
 
     def _chunk(self, seq: int, data: bytes, _h: object, _f: object, clock: float) -> List[Say]:
         return self._chunks(seq, [data], clock)
@@ -370,7 +361,8 @@ class Incoming:
         params = _wire.parse_params(headers.get(_wire.STREAM, ""))
         if params is not None:  # the responder may have capped what it was granted
             self.window = min(self.window, params.window)
-            self.max_bytes = min(self.max_bytes, params.bytes)
+            self.capped = params.bytes < self.agreed_bytes
+            self.max_bytes = self.agreed_bytes = min(self.agreed_bytes, params.bytes)
             self._resume = min(self._resume, params.resume_ms / 1000)
             # It promises to speak so often; whoever is asked more often than that is silent for good reason.
             self._probe_interval = max(self._probe_interval, (params.probe_ms or _DEFAULT_PROBE_MS) / 1000)
@@ -391,22 +383,12 @@ class Incoming:
         self._buffered_bytes += len(data)
 
     def _ack(self, clock: float) -> List[Say]:
-        """Say how far the reader has come, or again what was said last, where the rest is held back just now."""
-        if self._held_back and self._parcels and clock - self._taken_at < _HELD_DELAY:
-            if clock - self._acked_at >= _HELD_DELAY:  # a reader that is slow is no reader that has stopped
-                self._ack_oldest(clock)
-            return self._tell(_wire.encode_ack(self.acked), probe=True)
         self.acked = self.consumed
-        self._parcels.clear()
-        self._unacked_bytes, self._held_back = 0, False
+        self._unacked_bytes = 0
         self._acked_at = clock
-        return self._tell(_wire.encode_ack(self.consumed), probe=True)
-
-    def _ack_oldest(self, clock: float) -> None:
-        last, size = self._parcels.popleft()
-        self._unacked_bytes -= size
-        self.acked = min(last, self.consumed)
-        self._acked_at = clock
+        if self._told_bytes is not None or self.max_bytes != self.agreed_bytes:
+            self._told_bytes = self.max_bytes
+        return self._tell(_wire.encode_ack(self.consumed, self._told_bytes), probe=True)
 
     def _probe_it(self, clock: float) -> List[Say]:
         self._probed = clock

@@ -174,11 +174,6 @@ class Link:
         """Any thread: a single request or stream is under way, with no subscription beside it, and that for a while."""
         return len(self._ends) <= 1 and self.clock >= self._crowded and self.connection.subscriptions() <= 1
 
-    @property
-    def vacant(self) -> bool:
-        """Any thread: what comes next will be ``alone``."""
-        return not self._ends and self.alone
-
     def forget(self, token: str) -> None:
         """Any thread: what still arrives for ``token`` is answered as unknown."""
         if len(self._ends) > 1:

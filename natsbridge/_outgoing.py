@@ -78,6 +78,7 @@ class Outgoing:
         batches: bool = True,
         window: int,
         max_bytes: int,
+        most_bytes: int = 0,
         probe_interval: float,
         max_probes: int = 3,
         speak_interval: Optional[float] = None,
@@ -88,10 +89,12 @@ class Outgoing:
         """``native``: the requester speaks this protocol, so it acknowledges and answers probes; with ``batches`` too.
 
         ``window``, ``max_bytes``: un-acknowledged chunks and bytes at most. For a requester that is not native they bound
-        what is not written yet. ``probe_interval``: after so much silence the requester is probed; ``speak_interval``:
-        this end is never silent for longer (``probe_interval`` if None). All times are seconds of the owner's clock.
+        what is not written yet. ``most_bytes``: what the requester gets of the latter if it asks for more.
+        ``probe_interval``: after so much silence the requester is probed; ``speak_interval``: this end is never silent for
+        longer (``probe_interval`` if None). All times are seconds of the owner's clock.
         """
         self.native, self.window, self.max_bytes = native, window, max_bytes
+        self.most_bytes = max(max_bytes, most_bytes)
         self._batches = batches and native
         self.state = RUNNING
         self.reason: Optional[str] = None  # why it is done: "ended", or the reason of ClientOfflineError
@@ -288,9 +291,14 @@ class Outgoing:
 
     # -- events from the other end: the table ---------------------------------------------------------------------------
 
-    def on_control(self, verb: str, seq: int, why: str, clock: float) -> List[Emit]:
+    def on_control(self, control: _wire.Control, clock: float) -> List[Emit]:
         """An ``ack``, ``nak`` or ``cancel`` arrived."""
-        return _TABLE[self.state, verb](self, seq, why, clock)
+        emits = _TABLE[self.state, control.verb](self, control.seq, control.why, clock)
+        asked = control.max_bytes
+        if asked is None or control.seq != self.acked or self.state == DONE or not self.native:  # or an older one
+            return emits
+        self.max_bytes = min(asked, self.most_bytes)
+        return emits if asked <= self.most_bytes else [*emits, self.accept()]
 
     def on_no_responders(self, seq: int, clock: float, now: float) -> bool:
         """A 503 for message ``seq``; True when a confirming probe is due after CONFIRM_AFTER seconds."""

@@ -15,6 +15,7 @@ from ._command import publish_command
 from ._deadline import Deadline
 from ._link import Link
 from ._outgoing import RUNNING, Emit, Outgoing
+from ._pace import SHARE
 from ._waiter import Condition, Lock
 from ._workers import Workers
 from .errors import (
@@ -71,9 +72,12 @@ class StreamSink:
         self._link, self._registry, self._callbacks = link, registry, callbacks
         self._inbox = inbox
         self._on_failure, self._on_done = on_failure, on_done
-        if params is not None:
+        self._most_bytes = max_bytes
+        if params is None:
+            max_bytes = min(max_bytes, SHARE)
+        else:
             window, max_bytes = min(window, params.window), min(max_bytes, params.bytes)
-        self._max_bytes = max_bytes = link.outgoing.take(max_bytes)
+        max_bytes = link.outgoing.take(max_bytes)
         self._relayed = _wire.crosses_accounts(inbox)
         self._chunk_overhead = _wire.SEQUENCE_OVERHEAD if self._relayed and params is not None else 0
         resume = 0.0 if params is None or self._relayed else min(params.resume_ms / 1000, max_resume)
@@ -252,7 +256,7 @@ class StreamSink:
         if emit.failure is not None:
             headers = _wire.encode_failure(emit.failure)
         elif emit.kind in (_wire.ACCEPTED, _wire.PROBE):
-            headers = {_wire.STREAM: _wire.encode_params(self._params)}
+            headers = {_wire.STREAM: _wire.encode_params(self._params._replace(bytes=self._outgoing.max_bytes))}
         reply = _wire.reply_subject(self._control, emit.kind, emit.seq)
         if self._relayed:
             if self._outgoing.native:
@@ -277,7 +281,7 @@ class StreamSink:
         if not first:
             return
         self._link.forget(self._token)
-        self._link.outgoing.give_back(self._max_bytes)
+        self._link.outgoing.give_back(self._outgoing.most_bytes)
         self._registry.unwatch(self)
         if self.is_offline:
             for callback in callbacks:
@@ -304,10 +308,17 @@ class StreamSink:
             if control is None:
                 self._outgoing.ignored += 1
             else:
-                emits = self._outgoing.on_control(*control, self._link.clock)
+                self._make_room(control.max_bytes or 0)
+                emits = self._outgoing.on_control(control, self._link.clock)
                 self._cond.notify_all()
                 self._schedule()
         self._emit(emits)
+
+    def _make_room(self, asked: int) -> None:
+        """Inside the lock: the requester would have so many bytes sent ahead, and may if there is room for them."""
+        more = min(asked, self._most_bytes) - self._outgoing.most_bytes
+        if more > 0 and not self.done:
+            self._outgoing.most_bytes += self._link.outgoing.take_more(more)
 
     def _confirm(self) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from ._command import check_command, publish_command
 from ._deadline import Deadline
 from ._incoming import Ended, Incoming, Parcel, Say
 from ._link import Link
+from ._pace import SHARE, Pace
 from ._waiter import Condition, Lock
 from .errors import (
     BusyError,
@@ -32,8 +33,6 @@ from .registry import OnlineRegistry
 
 # A busy worker is not the only one perhaps: seconds before each new try of a refused request.
 _BUSY_RETRIES = (0.01, 0.03, 0.05)
-# Bytes that may be on their way while something else comes by the same connection, and waits behind them.
-SHARE = 1024 * 1024
 
 
 class StreamSource:
@@ -57,7 +56,8 @@ class StreamSource:
         idle_timeout: Optional[float],
         plain_idle_timeout: Optional[float],
         window: int,
-        max_bytes: int,
+        max_bytes: Optional[int],
+        most_bytes: int,
         probe_interval: float,
         resume: float,
     ) -> None:
@@ -69,7 +69,10 @@ class StreamSource:
         self._data, self._headers = data, headers
         self._deadline = deadline
         self._idle_timeout, self._plain_idle_timeout = idle_timeout, plain_idle_timeout
-        self._window, self._max_bytes, self._probe_interval = window, link.incoming.take(max_bytes), probe_interval
+        self._window, self._probe_interval = window, probe_interval
+        # What one has been granted cannot be taken back: so it begins with no more than its share, unless asked for.
+        self._pace = Pace(most_bytes) if max_bytes is None else None
+        self._max_bytes = self._granted = link.incoming.take(min(SHARE, most_bytes) if max_bytes is None else max_bytes)
         self._resume = resume
         # What the reader is at: each chunk is handed out once, whichever thread asks for it. Read without the lock, which
         # would cost as much again as all the rest does.
@@ -101,6 +104,8 @@ class StreamSource:
         """Register a fresh token and build the request for it."""
         self._link.forget(self._token)
         self._token = _wire.stream_token()
+        if self._pace is not None:
+            self._pace.asked(time.monotonic())
         self._between_tries = False
         self._link.register(self._token, self, ticking=True)
         left = self._deadline.remaining()
@@ -156,7 +161,10 @@ class StreamSource:
             return
         with self._lock:
             self._look_how_far()
+            waiting = self._incoming.state == _incoming.WAITING
             says, confirm = self._incoming.on_message(msg.data, msg.reply, msg.headers, self._link.clock, loop.time())
+            if waiting and self._pace is not None:
+                self._pace.answered(time.monotonic())
             retry = self._retry_after(self._incoming.ended)
             if self._incoming.buffer or self._incoming.state == _incoming.DONE:
                 self._wake_reader(loop)
@@ -262,7 +270,7 @@ class StreamSource:
             if first:
                 self.gone = True
                 self._link.forget(self._token)
-                self._link.incoming.give_back(self._max_bytes)
+                self._link.incoming.give_back(self._granted)
                 self._registry.unwatch(self)
 
     def _publish(self, say: Say, *, soon: bool = False) -> None:
@@ -297,9 +305,23 @@ class StreamSource:
         """Inside the lock: see that the reader has a parcel, if there is one; what there is to say for it."""
         if length_hint(self.chunks) or not self._incoming.buffer:
             return []
-        self._parcel, says = self._incoming.take(self._link.clock, None if self._link.alone else SHARE)
+        self._parcel, says = self._incoming.take(self._link.clock, self._allowed())
         self.chunks = iter(self._parcel.chunks)
+        if self._pace is not None:
+            self._pace.read(self._parcel.size, time.monotonic())
         return says
+
+    def _allowed(self) -> int:
+        """Inside the lock: how many bytes may be on their way from now on."""
+        incoming = self._incoming
+        if not self._link.alone:
+            return min(incoming.agreed_bytes, SHARE)
+        if self._pace is None or incoming.capped:
+            return incoming.agreed_bytes
+        wanted = self._pace.bytes
+        if wanted > self._granted and incoming.state != _incoming.DONE:
+            self._granted += self._link.incoming.take_more(wanted - self._granted)
+        return min(wanted, self._granted)
 
     def _raise(self, ended: Ended) -> None:
         error = self._error(ended)

@@ -205,8 +205,21 @@ def acceptable_reply(reply: str) -> bool:
 # -- control ----------------------------------------------------------------------------------------------------------
 
 
-def encode_ack(seq: int) -> bytes:
-    return b"ack %d" % seq
+class Control(NamedTuple):
+    """What a requester says to its responder.
+
+    ``why``: the word behind ``cancel``. ``max_bytes``: behind ``ack``, what may be on its way from now on; None for as much
+    as before.
+    """
+
+    verb: str
+    seq: int = 0
+    why: str = ""
+    max_bytes: Optional[int] = None
+
+
+def encode_ack(seq: int, max_bytes: Optional[int] = None) -> bytes:
+    return b"ack %d" % seq if max_bytes is None else b"ack %d %d" % (seq, max_bytes)
 
 
 def encode_nak(seq: int) -> bytes:
@@ -218,8 +231,8 @@ def encode_cancel(why: str = "") -> bytes:
     return f"cancel {why}".encode() if why else b"cancel"
 
 
-def parse_control(data: bytes) -> Optional[Tuple[str, int, str]]:
-    """(verb, sequence number or 0, word behind ``cancel``) of a message to a responder."""
+def parse_control(data: bytes) -> Optional[Control]:
+    """What a message to a responder says."""
     if len(data) > 64:
         return None
     try:
@@ -227,10 +240,17 @@ def parse_control(data: bytes) -> Optional[Tuple[str, int, str]]:
     except UnicodeDecodeError:
         return None
     if verb == CANCEL:
-        return CANCEL, 0, rest
-    if verb in (ACK, NAK):
+        return Control(CANCEL, why=rest)
+    if verb == ACK:
+        rest, more, window = rest.partition(" ")
+        max_bytes = _number(window) if more else None
+        if more and not max_bytes:
+            return None
         seq = _number(rest)
-        return None if seq is None else (verb, seq, "")
+        return None if seq is None else Control(ACK, seq, max_bytes=max_bytes)
+    if verb == NAK:
+        seq = _number(rest)
+        return None if seq is None else Control(NAK, seq)
     return None
 
 

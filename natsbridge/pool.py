@@ -16,7 +16,7 @@ from ._deadline import Deadline, check_interval, check_timeout
 from ._link import Link, LinkStats
 from ._loop import LoopThread
 from ._runtime import Runtime
-from ._source import SHARE, StreamSource
+from ._source import StreamSource
 from ._types import Data, Headers
 from ._waiter import Abandoned, Lock, LongLock, Waiter
 from .connections import Connections
@@ -109,7 +109,9 @@ class Pool(Connections):
     user_credentials, nkeys_seed, nkeys_seed_str, signature_cb, user_jwt_cb: as in nats-py; they need ``nkeys`` installed.
     tls, tls_hostname, tls_handshake_first: an ``ssl.SSLContext``, the name to check, TLS before the server's INFO.
     inbox_prefix: below which replies arrive; the user needs to be allowed to subscribe to ``<inbox_prefix>.>``.
-    window, window_bytes: how many chunks and bytes of a stream a responder may send ahead of this reader.
+    window, window_bytes: how many chunks and bytes of a stream a responder may send ahead of this reader, at most. In bytes
+        a stream begins with 1 MiB, and is given what its reader takes in 20 ms and two round trips, or 1 MiB while its
+        connection has anything else to do.
     probe_interval: seconds of silence on a stream after which the other end is probed; it is given up after three probes.
     outbox_bytes: what may wait to be written, per connection, before ``publish`` blocks.
     handler_threads: threads for the handlers of ordinary subscriptions.
@@ -146,7 +148,7 @@ class Pool(Connections):
         tls_handshake_first: bool = False,
         inbox_prefix: str = "_INBOX",
         window: int = 16_384,
-        window_bytes: int = 4 * 1024 * 1024,
+        window_bytes: int = 16 * 1024 * 1024,
         probe_interval: float = 2.0,
         outbox_bytes: int = 8 * 1024 * 1024,
         handler_threads: int = 16,
@@ -628,7 +630,8 @@ class Pool(Connections):
         timeout: seconds for the whole stream; None for no limit. The worker is told, and stops by itself.
         idle_timeout: seconds without a chunk while the reader waits for one; None for no limit, except that a responder
             which is not natsbridge, or has not answered at all, gets the pool's ``timeout``.
-        window, window_bytes: chunks and bytes that the worker may send ahead of the reader; the pool's if None.
+        window, window_bytes: chunks and bytes that the worker may send ahead of the reader; for None the pool's, where
+            the bytes are the most that it gets, while a number here holds from the beginning.
         resume: seconds for which both ends keep the stream through lost connections, and go on where it was. It also
             delays by as much the moment at which the worker notices that this process was killed. 0 for not at all.
 
@@ -647,8 +650,6 @@ class Pool(Connections):
         size = None if window_bytes is None else check_count(window_bytes, "window_bytes")
         start = Deadline(total.at_most(self._timeout))
         link = self._link(start)
-        if size is None:  # what it gets in the beginning cannot be held back
-            size = self._window_bytes if link.vacant else min(self._window_bytes, SHARE)
         protocol_headers = 200 + (0 if connect_id is None else len(connect_id.encode()))
         check_size(data, checked, link.connection.max_payload, protocol_headers)
         source = StreamSource(
@@ -662,7 +663,8 @@ class Pool(Connections):
             idle_timeout=idle,
             plain_idle_timeout=self._timeout,
             window=min(chunks, _MOST),
-            max_bytes=min(size, _MOST),
+            max_bytes=None if size is None else min(size, _MOST),
+            most_bytes=min(self._window_bytes, _MOST),
             probe_interval=self._probe_interval,
             resume=3600.0 if kept is None else min(kept, 3600.0),
         )

@@ -56,11 +56,16 @@ class Config(NamedTuple):
     stall_timeout: Optional[float] = None
     frame: int = 40  # bytes that the responder writes at a time
     relayed: bool = False  # the two are in different accounts
-    share: int = 16  # bytes that may be on their way while the requester has something else on its connection
+    asked_bytes: Tuple[int, ...] = ()  # of these the requester asks for one, or for none, whenever it reads on
 
     @property
     def granted(self) -> Tuple[int, int]:
         return min(self.window, self.responder_window), min(self.max_bytes, self.responder_bytes)
+
+    @property
+    def most_bytes(self) -> int:
+        """What may ever be sent ahead of the reader."""
+        return min(max((self.max_bytes, *self.asked_bytes)), self.responder_bytes)
 
     @property
     def agreed_resume(self) -> float:
@@ -243,7 +248,7 @@ class Requester(Process):
         for say in said or ():
             control = _wire.parse_control(say.data)
             assert control is not None or (not say.data and self.world.config.relayed), f"nonsense: {say}"
-            self.naks += control is not None and control[0] == _wire.NAK
+            self.naks += control is not None and control.verb == _wire.NAK
             self.say(Message(say.to, say.data, self.subject if say.probe else ""))
 
     def lost(self) -> None:
@@ -278,7 +283,9 @@ class Requester(Process):
     def read(self, count: int) -> None:
         while count and self.unread and self.running:
             if not self.parcel:
-                parcel, says = self.incoming.take(self.clock, self.world.random.choice((None, self.world.config.share)))
+                parcel, says = self.incoming.take(
+                    self.clock, self.world.random.choice((None, *self.world.config.asked_bytes))
+                )
                 self.parcel.extend(parcel.chunks)
                 self.publish(says)
             self.taken.append(self.parcel.popleft())
@@ -300,6 +307,7 @@ class Responder(Process):
             batches=not config.relayed,
             window=window,
             max_bytes=max_bytes,
+            most_bytes=config.responder_bytes,
             probe_interval=config.responder_interval,
             max_probes=MAX_PROBES,
             speak_interval=config.speak_interval,
@@ -323,7 +331,7 @@ class Responder(Process):
         if emit.failure is not None:
             headers = _wire.encode_failure(emit.failure)
         elif emit.kind in (_wire.ACCEPTED, _wire.PROBE):
-            headers = {_wire.STREAM: _wire.encode_params(config.params)}
+            headers = {_wire.STREAM: _wire.encode_params(config.params._replace(bytes=self.outgoing.max_bytes))}
         reply = _wire.reply_subject(self.subject, emit.kind, emit.seq)
         if config.relayed:
             token = self.subject.rpartition(".")[2]
@@ -341,7 +349,7 @@ class Responder(Process):
             return
         control = _wire.parse_control(message.data)
         if control is not None:
-            self.publish(self.outgoing.on_control(*control, self.clock))
+            self.publish(self.outgoing.on_control(control, self.clock))
 
     def give_up(self, reason: str) -> None:
         self.publish(self.outgoing.give_up(reason))
@@ -539,7 +547,7 @@ class World:
             self._check_responder(responder)
 
     def _check_requester(self, got: List[bytes]) -> None:
-        requester, (window, size) = self.requester, self.config.granted
+        requester, window, size = self.requester, self.config.granted[0], self.config.most_bytes
         assert len(requester.unread) <= window
         assert len(requester.unread) <= 1 or sum(map(len, requester.unread)) <= size
         ended = requester.incoming.ended
@@ -554,7 +562,7 @@ class World:
                 assert any(r.pushed == got for r in whose), f"{ended} after {got}"
 
     def _check_responder(self, responder: Responder) -> None:
-        outgoing, (window, size) = responder.outgoing, self.config.granted
+        outgoing, window, size = responder.outgoing, self.config.granted[0], self.config.most_bytes
         if not responder.done:
             assert 0 <= outgoing.acked <= outgoing.sent <= outgoing.pushed == len(responder.pushed)
             unacked = responder.pushed[outgoing.acked :]

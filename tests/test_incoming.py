@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import length_hint
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import pytest
 from hypothesis import given, settings
@@ -88,8 +88,8 @@ def done(how: str = "completed") -> Incoming:
     return incoming
 
 
-def ack(seq: int, last: str, *, probe: bool = True) -> Say:
-    return Say(f"{CONTROL}.{last}", b"ack %d" % seq, probe)
+def ack(seq: int, last: str, *, max_bytes: Optional[int] = None, probe: bool = True) -> Say:
+    return Say(f"{CONTROL}.{last}", b"ack %d" % seq if max_bytes is None else b"ack %d %d" % (seq, max_bytes), probe)
 
 
 def nak(seq: int, last: str) -> Say:
@@ -502,9 +502,9 @@ def test_chunks_are_acknowledged_when_a_quarter_of_the_window_is_read() -> None:
     assert [read(incoming) for _ in range(8)] == [[], [], [ack(3, "d8")], [], [], [ack(6, "d8")], [], []]
 
 
-def test_chunks_are_acknowledged_when_half_of_the_bytes_are_read() -> None:
-    incoming = native(8, window=1000, max_bytes=50)
-    assert [len(read(incoming)) for _ in range(8)] == [0, 0, 1, 0, 0, 1, 0, 0]
+def test_chunks_are_acknowledged_when_a_quarter_of_the_bytes_is_read() -> None:
+    incoming = native(8, window=1000, max_bytes=120)
+    assert [read(incoming) for _ in range(8)] == [[], [], [ack(3, "d8")], [], [], [ack(6, "d8")], [], []]
 
 
 def test_a_window_of_one_is_acknowledged_chunk_by_chunk() -> None:
@@ -569,12 +569,12 @@ def test_an_old_chunk_again_is_not_handed_out_again() -> None:
     assert list(incoming.buffer) == [b"0000000001", b"0000000002", b"new"]
 
 
-@pytest.mark.parametrize("share", [None, 20], ids=["alone", "sharing"])
+@pytest.mark.parametrize("max_bytes", [None, 20, 2000], ids=["as agreed", "less", "more"])
 @pytest.mark.parametrize("window", [4, 64], ids=["parcels of one", "parcels of eight"])
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["chunk", "chunk", "batch", "read", "tick", "old", "probe"]), max_size=80))
 def test_every_chunk_is_handed_out_once_in_order_and_acknowledged_in_the_end(
-    window: int, share: Optional[int], steps: List[str]
+    window: int, max_bytes: Optional[int], steps: List[str]
 ) -> None:
     incoming = native(0, window=window, max_bytes=10 * window)
     parcel: Iterator[bytes] = iter(())
@@ -596,7 +596,7 @@ def test_every_chunk_is_handed_out_once_in_order_and_acknowledged_in_the_end(
             return True
         if not incoming.buffer:
             return False
-        taken, says = incoming.take(clock, share)
+        taken, says = incoming.take(clock, max_bytes)
         assert 1 <= len(taken.chunks) <= max(1, window // 8)
         parcel = iter(taken.chunks)
         out.append(next(parcel))
@@ -622,7 +622,7 @@ def test_every_chunk_is_handed_out_once_in_order_and_acknowledged_in_the_end(
         assert incoming.consumed == len(out)  # what lies in a parcel has not been consumed
     while read_one():
         pass
-    heed(incoming.on_tick(clock + (0.2 if share is None else 0.4)))
+    heed(incoming.on_tick(clock + 0.2))
     assert out == [b"%d" % n for n in range(1, incoming.received + 1)]
     assert acks == sorted(acks)
     assert incoming.acked == incoming.received
@@ -641,22 +641,53 @@ def test_a_parcel_is_an_eighth_of_the_window_in_chunks_and_bytes() -> None:
     assert [len(huge.take(0.0)[0].chunks) for _ in range(3)] == [1] * 3
 
 
-def flow(incoming: Incoming, chunk: bytes, count: int, share: Optional[int], window: int, max_bytes: int) -> List[int]:
-    """A responder that always sends as much as it may, and a reader that reads it: how much was on its way each time."""
-    sent = acked = 0
-    on_the_way = []
-    while incoming.consumed < count:
-        while sent < count and (sent == acked or (sent - acked < window and (sent - acked + 1) * len(chunk) <= max_bytes)):
-            sent += 1
-            give(incoming, message("d", sent, chunk))
-        on_the_way.append((sent - incoming.consumed) * len(chunk))
-        assert incoming.buffer, "both wait for each other"
-        parcel, says = incoming.take(0.0, share)
-        incoming.unread = 0
-        acked = max([acked, *(int(say.data.split()[1]) for say in says)])
-        assert acked <= incoming.consumed
-        del parcel
-    return on_the_way
+class Flow:
+    """A responder that always sends as much as it may, and a reader that reads it."""
+
+    def __init__(self, incoming: Incoming) -> None:
+        self.incoming = incoming
+        self.sent = self.acked = self.unacked_bytes = 0
+        self.max_bytes = incoming.agreed_bytes  # as far as the responder knows
+        self.on_the_way: List[int] = []  # bytes, whenever the reader took something
+        self._sizes: List[int] = []
+
+    def send(self, size: int) -> bool:
+        """Whether the window was open for a chunk of that size."""
+        full = self.sent - self.acked >= self.incoming.window or self.unacked_bytes + size > self.max_bytes
+        if full and self.sent > self.acked:
+            return False
+        self.sent += 1
+        self.unacked_bytes += size
+        self._sizes.append(size)
+        self.heed(give(self.incoming, message("d", self.sent, b"x" * size)))
+        return True
+
+    def take(self, max_bytes: Optional[int]) -> None:
+        assert self.incoming.buffer, "both wait for each other"
+        self.on_the_way.append(sum(self._sizes[self.incoming.consumed : self.sent]))
+        _, says = self.incoming.take(0.0, max_bytes)
+        self.incoming.unread = 0
+        self.heed(says)
+
+    def heed(self, says: List[Say]) -> None:
+        for say in says:
+            control = _wire.parse_control(say.data)
+            assert control is not None
+            assert self.acked <= control.seq <= self.incoming.consumed
+            self.unacked_bytes -= sum(self._sizes[self.acked : control.seq])
+            self.acked = control.seq
+            self.max_bytes = control.max_bytes or self.max_bytes
+
+    def run(self, sizes: Sequence[int], max_bytes: Optional[int]) -> Flow:
+        """Until all of that has been read, with so much on its way."""
+        end = self.sent + len(sizes)
+        left = iter(sizes)
+        size = next(left)
+        while self.incoming.consumed < end:
+            while self.sent < end and self.send(size):
+                size = next(left, 0)
+            self.take(max_bytes)
+        return self
 
 
 @pytest.mark.parametrize(
@@ -664,88 +695,99 @@ def flow(incoming: Incoming, chunk: bytes, count: int, share: Optional[int], win
     [(10, 1000, 4000), (10, 200, 4000), (10, 50, 4000), (300, 1000, 4000), (10, 1000, 700)],
     ids=["bytes", "chunks", "few chunks", "large chunks", "few bytes"],
 )
-def test_who_shares_a_connection_has_only_a_share_on_its_way(size: int, window: int, max_bytes: int) -> None:
-    """Whichever of the two windows is the smaller one, and also where that is smaller than the share."""
-    share, whole = 1000, min(max_bytes, window * size)
-    chunk = b"x" * size
-    alone = flow(native(0, window=window, max_bytes=max_bytes), chunk, 3000, None, window, max_bytes)
-    assert max(alone[20:]) >= whole - whole // 8
-    shared = flow(native(0, window=window, max_bytes=max_bytes), chunk, 3000, share, window, max_bytes)
-    settled = shared[len(shared) // 2 : -10]
-    least = min(share, whole) // 2 - size
-    assert least <= min(settled), "it has too little to go on with"
-    assert max(settled) <= min(share, whole) + share // 4 + 2 * size
+@pytest.mark.parametrize("asked", [1000, 4000, 8000], ids=["less", "about as agreed", "more"])
+def test_what_is_on_its_way_is_what_was_asked_for(asked: int, size: int, window: int, max_bytes: int) -> None:
+    """Whichever of the windows is the smallest one."""
+    whole = min(asked, window * size)
+    flow = Flow(native(0, window=window, max_bytes=max_bytes)).run([size] * 3000, asked)
+    settled = flow.on_the_way[len(flow.on_the_way) // 2 : -10]
+    assert whole // 2 - size <= min(settled), "it has too little to go on with"
+    assert max(settled) <= whole
+    assert flow.max_bytes == asked
 
 
-@pytest.mark.parametrize("pause", [0.001, 0.01, 0.04, 0.1, 0.25, 0.5])
-def test_a_share_is_a_share_at_any_speed(pause: float) -> None:
-    """Of the network, whose reader keeps up: what is on its way is in there, and there are looks at the clock."""
-    share, max_bytes, size = 1000, 4000, 100
-    incoming = native(0, window=1000, max_bytes=max_bytes)
-    sent = acked = 0
-    clock, looked, progress = 0.0, 0.0, 0.0
-    on_the_way = []
+def test_a_window_that_becomes_smaller_and_larger_is_told_in_time() -> None:
+    flow = Flow(native(0, window=1000, max_bytes=4000))
+    for asked in (4000, 1000, 8000, 100, 50_000, 1, 4000):
+        flow.run([10] * 5000, asked)
+        assert flow.max_bytes == asked
+        assert max(flow.on_the_way[-50:]) <= max(asked, 10)
 
-    def heed(says: List[Say]) -> None:
-        nonlocal acked, progress
-        for say in says:
-            number = int(say.data.split()[1])
-            assert acked <= number <= incoming.consumed
-            if number > acked:
-                acked, progress = number, clock
 
-    for _ in range(400):
-        sent = max(sent, acked + max_bytes // size)
-        on_the_way.append((sent - incoming.received) * size)
-        clock += pause  # it takes so long for a chunk
-        give(incoming, message("d", incoming.received + 1, b"x" * size), clock)
-        heed(incoming.take(clock, share)[1])
-        while looked + 0.1 <= clock:
-            looked += 0.1
-            heed(incoming.on_tick(looked))
-        assert clock - progress <= max(0.5, 2 * pause, 20 * pause), "nothing that the responder could see for a long time"
-    if pause < 0.3:  # who reads so little is no flood
-        assert max(on_the_way[len(on_the_way) // 2 :]) <= share + share // 4 + size
+def test_a_larger_window_is_not_counted_on_before_it_was_told() -> None:
+    """Else what is due for that one might be more than the responder may send yet."""
+    incoming = native(0, window=1000, max_bytes=400)
+    for n in range(1, 5):
+        give(incoming, message("d", n, b"x" * 100))
+    assert incoming.take(0.0, 4000)[1] == [ack(1, "d4", max_bytes=4000)]
+    for n in range(5, 9):
+        give(incoming, message("d", n, b"x" * 100))
+    for _ in range(2):  # parcels of four and three
+        assert incoming.take(0.0, 4000)[1] == []
+
+
+def test_a_smaller_window_is_told_at_once() -> None:
+    incoming = native(8, window=1000, max_bytes=4000)
+    assert incoming.take(0.0, 3999)[1] == [ack(1, "d8", max_bytes=3999)]
+
+
+def test_what_was_told_of_the_window_is_repeated() -> None:
+    """The message before may have been lost."""
+    incoming = native(8, window=1000, max_bytes=4000)
+    for asked in (3999, 4000):
+        incoming.take(0.0, asked)
+        incoming.unread = 0
+        assert give(incoming, message("p", 8))[0].data.split()[2:] == [b"%d" % asked]
+
+
+def test_who_does_not_ask_for_another_window_does_not_speak_of_it() -> None:
+    """Responders need not know of it."""
+    flow = Flow(native(0, window=1000, max_bytes=4000))
+    flow.max_bytes = 4000
+    incoming = flow.incoming
+    said: List[Say] = []
+    for n in range(1, 1000):
+        give(incoming, message("d", n, b"x" * 10))
+        said += incoming.take(0.0, 4000)[1]
+    assert said
+    assert all(len(say.data.split()) == 2 for say in said)
+
+
+def test_a_responder_may_have_no_room_for_more() -> None:
+    """It says so with another acceptance, and is not asked again; what it does have room for holds."""
+    incoming = native(8, window=1000, max_bytes=4000)
+    incoming.take(0.0, 2000)
+    give(incoming, message("d", 9, b"x"))
+    incoming.take(0.0, 9000)
+    assert not incoming.capped
+    assert give(incoming, accepted(size=5000)) == []
+    assert incoming.capped
+    assert (incoming.max_bytes, incoming.agreed_bytes) == (5000, 5000)
+    assert give(incoming, message("p", 8)) == [ack(9, "p8", max_bytes=5000)]
+
+
+def test_an_acceptance_that_was_repeated_changes_nothing() -> None:
+    incoming = native(8, window=1000, max_bytes=4000)
+    give(incoming, accepted(size=4000))
+    assert not incoming.capped
+    assert incoming.max_bytes == 4000
+
+
+def test_a_responder_that_agrees_to_less_is_at_its_limit() -> None:
+    incoming = fresh(1000, 4000)
+    give(incoming, accepted(size=3000))
+    assert incoming.capped
+    assert incoming.agreed_bytes == 3000
 
 
 def test_a_stream_whose_chunks_grow_is_not_waited_for() -> None:
-    """What was held back of the small ones must not keep the large ones from being sent, by their number."""
-    window, max_bytes, share = 1000, 400_000, 50_000
-    incoming = native(0, window=window, max_bytes=max_bytes)
     sizes = [size for size in (100, 120, 300, 90, 600, 150) for _ in range(2500)]
-    sent = acked = in_flight = 0
-    while incoming.consumed < len(sizes):
-        while sent < len(sizes) and (sent == acked or (sent - acked < window and in_flight + sizes[sent] <= max_bytes)):
-            sent += 1
-            in_flight += sizes[sent - 1]
-            give(incoming, message("d", sent, b"x" * sizes[sent - 1]))
-        assert incoming.buffer, "both wait for each other"
-        _, says = incoming.take(0.0, share)
-        incoming.unread = 0
-        for say in says:
-            number = int(say.data.split()[1])
-            in_flight -= sum(sizes[acked:number])
-            acked = number
+    Flow(native(0, window=1000, max_bytes=400_000)).run(sizes, 50_000)
 
 
 @pytest.mark.parametrize("size", [999, 1500, 2500, 4000, 5000])
-def test_a_chunk_larger_than_the_share_is_not_waited_for(size: int) -> None:
-    flow(native(0, window=1000, max_bytes=4000), b"x" * size, 50, 1000, 1000, 4000)
-
-
-def test_what_is_held_back_is_acknowledged_when_nothing_more_comes() -> None:
-    incoming = native(0, window=1000, max_bytes=4000)
-    flow(incoming, b"x" * 10, 390, 1000, 1000, 4000)
-    assert incoming.acked < incoming.consumed == 390
-    assert incoming.on_tick(0.2) == []
-    assert incoming.on_tick(0.3) == [ack(390, "d390")]
-
-
-def test_who_is_alone_again_has_the_whole_window() -> None:
-    incoming = native(0, window=1000, max_bytes=4000)
-    flow(incoming, b"x" * 10, 390, 1000, 1000, 4000)
-    give(incoming, message("d", 391, b"x" * 10))
-    assert read(incoming) == [ack(391, "d391")]
+def test_a_chunk_larger_than_the_window_is_not_waited_for(size: int) -> None:
+    Flow(native(0, window=1000, max_bytes=4000)).run([size] * 50, 1000)
 
 
 def test_what_lies_in_a_parcel_is_acknowledged_as_far_as_it_was_read() -> None:
@@ -888,8 +930,8 @@ def test_a_plain_responder_keeps_its_headers_and_gets_no_acks() -> None:
     incoming = fresh(window=1)
     give(incoming, Arrival(b"one", "", {"Colour": "red"}))
     give(incoming, Arrival(b"two", "somewhere"))
-    assert incoming.take(0.0) == (Parcel([b"one"], {"Colour": "red"}), [])
-    assert incoming.take(0.0) == (Parcel([b"two"]), [])
+    assert incoming.take(0.0) == (Parcel([b"one"], 3, {"Colour": "red"}), [])
+    assert incoming.take(0.0) == (Parcel([b"two"], 3), [])
     assert incoming.on_tick(10.0) == []
 
 
@@ -918,7 +960,11 @@ def test_a_lost_acceptance_is_made_good_by_a_probe() -> None:
     assert give(incoming, message("p", 3, headers=accepted(window=4).headers)) == [nak(2, "p3")]
     assert (incoming.state, incoming.window) == (NATIVE, 4)
     give(incoming, batch(2, b"two", b"three"))
-    assert [incoming.take(0.0)[0] for _ in range(3)] == [Parcel([b"one"]), Parcel([b"two"]), Parcel([b"three"])]
+    assert [incoming.take(0.0)[0] for _ in range(3)] == [
+        Parcel([b"one"], 3),
+        Parcel([b"two"], 3),
+        Parcel([b"three"], 5),
+    ]
     assert give(incoming, message("e", 3)) == [ack(4, "e3", probe=False)]
     assert incoming.ended == Ended("completed")
 

@@ -24,7 +24,7 @@ from model import EVERYTHING, INBOX, TICK, Config, Message, Process, World
 
 from natsbridge import _incoming, _outgoing, _wire
 from natsbridge._incoming import Ended, Incoming, Say
-from natsbridge._outgoing import CONFIRM_AFTER, Frame, Outgoing
+from natsbridge._outgoing import CONFIRM_AFTER, Emit, Frame, Outgoing
 from natsbridge._wire import Failure
 
 MORE = int(os.environ.get("NATSBRIDGE_MODEL", "1"))
@@ -64,6 +64,7 @@ def configs(**others: Any) -> st.SearchStrategy[Config]:
         "stall_timeout": st.none(),
         "frame": st.integers(1, 60),
         "relayed": seldom,
+        "asked_bytes": st.lists(st.sampled_from([16, 64, 200, 1]), max_size=3).map(tuple),
     }
     return st.builds(Config, **{**fields, **others})
 
@@ -515,7 +516,6 @@ def test_whoever_is_dead_is_given_up_also_when_503s_stop_coming(
         stall_timeout=st.sampled_from([0.3, 1.0, 3.0, 30.0]),
         responder_window=st.just(8),
         frame=st.just(40),
-        share=st.sampled_from([16, EVERYTHING]),
     ),
     before=st.integers(0, 10),
 )
@@ -529,9 +529,7 @@ def test_a_reader_that_never_reads_on_is_stalled(world: World, before: int) -> N
         world.requester.read(world.config.window)
         world.run(max(stall - 4 * TICK - 3 * latency, 0.0))
         assert world.responder.reason is None, world
-    # What was held back of the acknowledgements still comes, and is progress.
-    held = _incoming._HELD_DELAY + TICK if world.config.share < EVERYTHING else 0.0
-    world.run(held + stall + 5 * TICK + 2 * latency)
+    world.run(stall + 5 * TICK + 2 * latency)
     assert world.responder.reason == "stalled", world
     ended = world.requester.incoming.ended
     assert ended is not None
@@ -635,6 +633,11 @@ def push_without_a_window(self: Outgoing, chunk: bytes, _clock: float) -> bool:
     return True
 
 
+def grant_anything(self: Outgoing, control: _wire.Control, clock: float) -> List[Emit]:
+    self.max_bytes = control.max_bytes or self.max_bytes
+    return _outgoing._TABLE[self.state, control.verb](self, control.seq, control.why, clock)
+
+
 def ask_for_nothing_again(self: Incoming, got: int, clock: float, *, repeat: bool) -> List[Say]:
     return []
 
@@ -665,6 +668,7 @@ real_finish, real_tick = Outgoing._finish, Process.tick
     [
         (Living, Incoming, "_ack", acknowledge_the_unread),
         (Steps, Outgoing, "push", push_without_a_window),
+        (Living, Outgoing, "on_control", grant_anything),
         (Steps, Incoming, "_chunks", take_doubles),
         (Steps, Outgoing, "_finish", never_give_up),
         (Living, Incoming, "_may_bind", follow_anybody),

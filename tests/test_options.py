@@ -303,7 +303,7 @@ def test_the_defaults_of_a_pool() -> None:
         "tls_handshake_first": False,
         "inbox_prefix": "_INBOX",
         "window": 16_384,
-        "window_bytes": 4 * 1024 * 1024,
+        "window_bytes": 16 * 1024 * 1024,
         "probe_interval": 2.0,
         "outbox_bytes": 8 * 1024 * 1024,
         "handler_threads": 16,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from natsbridge import _outgoing, _wire
 from natsbridge._outgoing import CONFIRM_AFTER, DONE, ENDING, RUNNING, Emit, Outgoing
-from natsbridge._wire import Failure
+from natsbridge._wire import Control, Failure
 
 INTERVAL = 2.0
 FAILURE = Failure(418, "teapot")
@@ -22,6 +22,7 @@ def stream(
     native: bool = True,
     window: int = 8,
     max_bytes: int = 1000,
+    most_bytes: int = 0,
     stall_timeout: Optional[float] = None,
     resume: float = 0.0,
 ) -> Outgoing:
@@ -29,6 +30,7 @@ def stream(
         native=native,
         window=window,
         max_bytes=max_bytes,
+        most_bytes=most_bytes,
         probe_interval=INTERVAL,
         stall_timeout=stall_timeout,
         resume=resume,
@@ -59,16 +61,16 @@ def admits(outgoing: Outgoing, size: int, clock: float = 0.0) -> bool:
     return copy.deepcopy(outgoing).push(chunk, clock) or outgoing.push(chunk, clock)
 
 
-def ack(outgoing: Outgoing, seq: int, clock: float = 0.0) -> List[Emit]:
-    return outgoing.on_control("ack", seq, "", clock)
+def ack(outgoing: Outgoing, seq: int, clock: float = 0.0, max_bytes: Optional[int] = None) -> List[Emit]:
+    return outgoing.on_control(Control("ack", seq, max_bytes=max_bytes), clock)
 
 
 def nak(outgoing: Outgoing, seq: int, clock: float = 0.0) -> List[Emit]:
-    return outgoing.on_control("nak", seq, "", clock)
+    return outgoing.on_control(Control("nak", seq), clock)
 
 
 def cancel(outgoing: Outgoing, why: str = "") -> List[Emit]:
-    return outgoing.on_control("cancel", 0, why, 0.0)
+    return outgoing.on_control(Control("cancel", why=why), 0.0)
 
 
 def done(how: str = "cancelled") -> Outgoing:
@@ -505,6 +507,63 @@ def test_the_window_is_never_exceeded_and_always_opens_again(steps: List[str]) -
     ack(outgoing, outgoing.sent)
     assert admits(outgoing, 40, 0.0)
     assert outgoing.ignored == 0
+
+
+def fill(outgoing: Outgoing) -> int:
+    """Send chunks of 100 bytes as far as the window allows: how many."""
+    count = 0
+    while count < 100 and outgoing.push(b"x" * 100, 0.0):
+        count += 1
+    outgoing.take(10_000, 0.0, 100)
+    return count
+
+
+def test_a_requester_may_ask_for_a_larger_or_smaller_window() -> None:
+    outgoing = stream(window=1000, max_bytes=1000, most_bytes=5000)
+    assert fill(outgoing) == 10
+    assert ack(outgoing, 5, max_bytes=3000) == []
+    assert fill(outgoing) == 25
+    assert ack(outgoing, 25, max_bytes=500) == []
+    assert fill(outgoing) == 0, "more than that is on its way already"
+    assert ack(outgoing, 30) == []
+    assert fill(outgoing) == 0
+    assert ack(outgoing, 35) == []
+    assert fill(outgoing) == 5, "so it stays"
+
+
+def test_who_asks_for_more_than_there_is_gets_that_and_is_told() -> None:
+    outgoing = stream(window=1000, max_bytes=1000, most_bytes=5000)
+    assert ack(outgoing, 0, max_bytes=5001) == [Emit("a", 0)]
+    assert outgoing.max_bytes == 5000
+    assert ack(outgoing, 0, max_bytes=5000) == []
+    assert ack(outgoing, 0, max_bytes=6000) == [Emit("a", 0)], "each time: what it was told may have been lost"
+
+
+def test_an_older_acknowledgement_does_not_take_the_window_back() -> None:
+    outgoing = stream(window=1000, max_bytes=1000, most_bytes=5000)
+    fill(outgoing)
+    ack(outgoing, 5, max_bytes=3000)
+    assert ack(outgoing, 4, max_bytes=100) == []
+    assert outgoing.max_bytes == 3000
+
+
+def test_an_impossible_acknowledgement_changes_no_window() -> None:
+    outgoing = stream(max_bytes=1000, most_bytes=5000)
+    assert ack(outgoing, 17, max_bytes=3000) == []
+    assert outgoing.max_bytes == 1000
+
+
+def test_a_plain_requester_cannot_ask_for_a_window() -> None:
+    outgoing = stream(native=False, max_bytes=1000, most_bytes=5000)
+    assert ack(outgoing, 0, max_bytes=3000) == []
+    assert outgoing.max_bytes == 1000
+
+
+@pytest.mark.parametrize("size", [1, 5000, 9000])
+def test_asking_for_a_window_does_not_end_an_end(size: int) -> None:
+    outgoing = ending()
+    assert ack(outgoing, 4, max_bytes=size) == []
+    assert outgoing.reason == "ended"
 
 
 # -- plain requesters -------------------------------------------------------------------------------------------------

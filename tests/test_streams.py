@@ -8,7 +8,7 @@ import json
 import queue
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Type
 
 import nats
@@ -1069,6 +1069,35 @@ def test_the_worker_may_cap_the_window(server: EmbeddedServer, pool: Pool, uniqu
         with pool.stream(unique, window=1000) as stream:
             wait_for(lambda: handler.sent == 8)
             assert [int(next(stream)) for _ in range(100)] == list(range(100))
+
+
+def test_the_worker_caps_what_a_fast_reader_asks_for(server: EmbeddedServer, unique: str, wait_for: WaitFor) -> None:
+    def send(request: StreamRequest, sender: ResponseSender) -> None:
+        while True:
+            sender.send(bytes(64 * 1024))
+
+    with ExitStack() as stack:
+        pool = stack.enter_context(Pool(server.url))  # one with nothing else to do
+        worker = stack.enter_context(Pool(server.url, window_bytes=2 * MIB))
+        subscriber = stack.enter_context(Subscriber(worker))
+        subscriber.stream_subscribe_handler(unique, send)
+        with pool.stream(unique) as stream:
+            for _ in range(10_000):
+                next(stream)
+                if stream._source._incoming.capped:
+                    break
+            assert pool._runtime is not None
+            assert worker._runtime is not None
+            assert stream._source._incoming.max_bytes == 2 * MIB == worker._runtime.links[0].outgoing.taken
+            for _ in range(10):
+                began = time.monotonic()
+                for _ in range(100):
+                    next(stream)
+                if time.monotonic() - began < 0.1:
+                    break
+            else:
+                pytest.fail("each time somebody waited until an acknowledgement was due by the clock")
+        assert_nothing_left(wait_for, pool, worker)
 
 
 def test_a_reader_that_sleeps_holds_up_no_other_stream(serve: Serve, pool: Pool, wait_for: WaitFor) -> None:

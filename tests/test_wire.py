@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from natsbridge import _wire
-from natsbridge._wire import Announcement, Failure, StreamParams
+from natsbridge._wire import Announcement, Control, Failure, StreamParams
 
 LIMIT = 2**53
 
@@ -342,20 +342,20 @@ def test_no_bytes_make_that_raise(data: bytes) -> None:
 
 
 @calmly
-@given(numbers)
-def test_acks_survive(seq: int) -> None:
-    assert _wire.parse_control(_wire.encode_ack(seq)) == ("ack", seq, "")
+@given(numbers, st.none() | st.integers(1, 2**40))
+def test_acks_survive(seq: int, max_bytes: Optional[int]) -> None:
+    assert _wire.parse_control(_wire.encode_ack(seq, max_bytes)) == Control("ack", seq, max_bytes=max_bytes)
 
 
 @calmly
 @given(numbers)
 def test_naks_survive(seq: int) -> None:
-    assert _wire.parse_control(_wire.encode_nak(seq)) == ("nak", seq, "")
+    assert _wire.parse_control(_wire.encode_nak(seq)) == Control("nak", seq)
 
 
 @pytest.mark.parametrize("why", ["", *_wire.CANCEL_REASONS])
 def test_cancels_survive(why: str) -> None:
-    assert _wire.parse_control(_wire.encode_cancel(why)) == ("cancel", 0, why)
+    assert _wire.parse_control(_wire.encode_cancel(why)) == Control("cancel", why=why)
 
 
 @pytest.mark.parametrize(
@@ -371,12 +371,18 @@ def test_cancels_survive(why: str) -> None:
         b"ack -1",
         b"ack +1",
         b"ack 01",
-        b"ack 1 2",
+        b"ack 1 0",
+        b"ack 1 02",
+        b"ack 1 -2",
+        b"ack 1  2",
+        b"ack 1 2 ",
+        b"ack 1 2 3",
         b"ack one",
         b"ACK 1",
         b"nak",
         b"nak -1",
         b"nak 01",
+        b"nak 1 2",
         b"cancelled",
         b"Cancel",
         b"\xff",
@@ -395,8 +401,9 @@ def test_malformed_control_messages_are_refused(data: bytes) -> None:
 def test_no_bytes_make_parsing_control_raise(data: bytes) -> None:
     parsed = _wire.parse_control(data)
     if parsed is not None:  # then it says exactly that
-        verb, seq, why = parsed
-        encoded = {"ack": _wire.encode_ack(seq), "nak": _wire.encode_nak(seq), "cancel": _wire.encode_cancel(why)}[verb]
+        verb, seq, why, size = parsed
+        encodings = {"ack": _wire.encode_ack(seq, size), "nak": _wire.encode_nak(seq), "cancel": _wire.encode_cancel(why)}
+        encoded = encodings[verb]
         assert encoded == data or data == b"cancel "
 
 
