@@ -21,6 +21,8 @@ from .errors import (
 class PendingRequest:
     """A request that waits for one reply; addressed by its token."""
 
+    __slots__ = ("_link", "_waiter", "inbox", "sent", "subject", "token")
+
     is_stream = False
 
     def __init__(self, link: Link, subject: str) -> None:

@@ -72,9 +72,12 @@ class Channel:
     def ask(self, subject: str, payload: Data, headers: Optional[Mapping[str, str]]) -> Msg:
         """One request. Raises RequestTimeoutError, and what ``Pool.request`` raises."""
         check_subscription(subject)  # a consumer's filter is part of a subject, so wildcards are right
-        data = check_data(payload, "payload")
+        return self.ask_checked(subject, check_data(payload, "payload"), check_headers(plain_headers(headers)))
+
+    def ask_checked(self, subject: str, data: bytes, headers: Optional[Dict[str, str]]) -> Msg:
+        """The same, of what has been checked."""
         try:
-            return self.pool._ask(subject, data, check_headers(plain_headers(headers)), self.deadline)
+            return self.pool._ask(subject, data, headers, self.deadline)
         except Abandoned:
             raise self.too_late(f"no reply came from {subject!r}") from None
 

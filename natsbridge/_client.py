@@ -94,7 +94,7 @@ class NatsClient(Client):
             return True
         try:
             parsed = _result(self._process_headers(headers)) if headers else None
-            taker.take(self._build_message(sid, subject, reply, data, parsed))
+            taker.take(Msg(self, subject.decode(), reply.decode(), data, parsed, None, False, sid))
         except Exception:  # a fault of ours must end nobody who reads on
             logger.exception("taking a message of %r failed", taker.subject)
         return True

@@ -15,11 +15,11 @@ from nats.js.client import JetStreamContext
 from nats.js.manager import _validate_consumer_name, _validate_stream_name
 
 from . import _wire
-from ._blocking import Channel
+from ._blocking import Channel, plain_headers
 from ._deadline import Deadline
 from ._types import Data
 from .errors import NoRespondersError, NoStreamResponseError
-from .options import check_subject, check_subscription
+from .options import check_data, check_headers, check_subject, check_subscription
 
 INACTIVE_THRESHOLD = 300.0  # seconds without a reader after which the server deletes a consumer made for a subscription
 
@@ -148,10 +148,11 @@ def publish(
 ) -> api.PubAck:
     """Publish, and wait for the acknowledgement; on a 503 again, for a stream may be electing its leader (ADR-22)."""
     check_subject(subject)
+    data, checked = check_data(payload, "payload"), check_headers(plain_headers(headers))
     retries = settings.retries
     while True:
         try:
-            return parse_ack(channel.ask(subject, payload, headers).data)
+            return parse_ack(channel.ask_checked(subject, data, checked).data)
         except NoRespondersError:
             left = channel.deadline.remaining()
             if retries <= 0 or (left is not None and left <= settings.retry_wait):

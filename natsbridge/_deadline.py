@@ -54,5 +54,6 @@ class Deadline:
 
     def at_most(self, seconds: float) -> float:
         """Seconds left, but no more than ``seconds``."""
-        left = self.remaining()
-        return seconds if left is None else min(left, seconds)
+        if self.at is None:
+            return seconds
+        return min(max(0.0, self.at - time.monotonic()), seconds)

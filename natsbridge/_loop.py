@@ -200,7 +200,8 @@ class LoopThread:
 
         And NatsBridgeError where gevent has patched since the thread was started: what it uses was exchanged below it.
         """
-        self.refuse_myself()
+        if get_ident() == self._ident:
+            self.refuse_myself()
         if patched() and not isinstance(self._thread, RealThread):
             raise NatsBridgeError(
                 f"gevent.monkey.patch_all() was called while {self.name} was running: call it before a pool is opened, "

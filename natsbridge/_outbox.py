@@ -287,7 +287,7 @@ class Outbox:
                 item = self._queue[0]
                 if isinstance(item, Barrier):
                     break
-                size = _size(item)
+                size = len(item) if isinstance(item, bytes) else len(item.command)
                 self._bytes -= size
                 piece.append(self._queue.popleft())  # type: ignore[arg-type] # no barrier
                 room -= size
@@ -299,11 +299,12 @@ class Outbox:
         """What of it is to be sent, and who stands behind that."""
         batch: List[bytes] = []
         guards: List[Guard] = []
+        limit = self._wire.max_payload
         for item in piece:
             if isinstance(item, bytes):
                 batch.append(item)
             elif not item.guard.gone:
-                error = check_command(item.command, self._wire.max_payload)
+                error = check_command(item.command, limit)
                 if error is not None:
                     item.guard.refuse(error)
                 else:

@@ -71,7 +71,7 @@ class Relay:
 
     def pass_on(self) -> None:
         """For whoever was woken, before anything else: wake the next one."""
-        if self._takes_long():
+        if time.monotonic() - self._since > LIMIT:
             self._release_all()
         try:
             self._waiting.popleft().release()
@@ -94,9 +94,6 @@ class Relay:
         self._running = True
         self.pass_on()
 
-    def _takes_long(self) -> bool:
-        return time.monotonic() - self._since > LIMIT
-
     def _release_all(self) -> None:
         with suppress(IndexError):
             while True:
@@ -111,7 +108,7 @@ class Relay:
         self._watched = False
         if not self._waiting and not self._after:
             return
-        if self._takes_long():
+        if time.monotonic() - self._since > LIMIT:
             self._release_all()
             self._running = False
             self._finish()
@@ -142,13 +139,15 @@ class Runner(Waiter[T]):
         try:
             while not _waiter.wait(self._event, deadline.at_most(_waiter.SLICE)):
                 if self._settled:  # and nobody has passed it on
+                    self.leave()
                     return
                 if deadline.passed() and self.give_up():
                     raise Abandoned
             self._relay.pass_on()
             self._through = True
-        finally:
+        except BaseException:
             self.leave()
+            raise
 
     def leave(self) -> None:
         if self._through:

@@ -34,9 +34,21 @@ _start_new_thread: Callable[[Callable[[], object], Any], int] = _original("start
 Lock = _thread.RLock
 
 
+_main = threading.main_thread().ident
+
+
+def _find_main_thread() -> None:
+    global _main
+    _main = get_ident()  # a forked child goes on in the thread that forked
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_find_main_thread)
+
+
 def in_main_thread() -> bool:
     """Where signal handlers run."""
-    return get_ident() == threading.main_thread().ident
+    return get_ident() == _main
 
 
 _patched = False

@@ -160,7 +160,9 @@ def headers_size(headers: Headers) -> int:
 
 def check_size(data: bytes, headers: Optional[Mapping[str, str]], limit: int, extra: int = 0) -> None:
     """Raises MaxPayloadError for more than the server takes: it would close the connection. nats-py counts no headers."""
-    size = len(data) + extra + headers_size(headers)
+    size = len(data) + extra
+    if headers:
+        size += headers_size(headers)
     if size > limit:
         raise MaxPayloadError(size, limit)
 
