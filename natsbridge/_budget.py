@@ -33,3 +33,23 @@ class Budget:
     def give_back(self, given: int) -> None:
         with self._lock:
             self.taken -= given
+
+
+class Portion:
+    """What one stream has of a budget. Not thread-safe: for the stream's own lock to guard."""
+
+    def __init__(self, budget: Budget, wanted: int) -> None:
+        self._budget = budget
+        self.bytes = budget.take(wanted)
+
+    def adapt(self, wanted: int) -> int:
+        """Take more, or give back what is more than that; what it is then."""
+        if wanted > self.bytes:
+            self.bytes += self._budget.take_more(wanted - self.bytes)
+        elif wanted < self.bytes:
+            self._budget.give_back(self.bytes - wanted)
+            self.bytes = wanted
+        return self.bytes
+
+    def give_back(self) -> None:
+        self.adapt(0)

@@ -26,6 +26,7 @@ _ACK_DELAY = 0.1  # seconds of the owner's clock: the longest that a consumed ch
 _CLOCK_SLACK = 0.001
 _DEFAULT_PROBE_MS = 2000  # how often a responder speaks that does not say how often
 _SUSPECT_PROBES = 0.25  # seconds between probes of a responder that is missing, but may come back
+_ASK_AGAIN = 1.0  # seconds after which a responder that had no room for a larger window is asked again
 _MAX_NAKS = 5  # for one chunk, each after a probe or end that showed it missing still
 
 PARCELS = 8  # parts of the window in which the reader is handed what has arrived
@@ -73,9 +74,11 @@ class Incoming:
     ) -> None:
         """``window``, ``max_bytes``: granted to the responder. The times are seconds of the owner's clock."""
         self.window = window
-        self.max_bytes = self.agreed_bytes = max_bytes  # the latter: unless the responder is told otherwise
-        self._told_bytes: Optional[int] = None  # and what it was told last
-        self.capped = False  # it has agreed to less than it was granted
+        self.max_bytes = self.told_bytes = max_bytes  # the latter: as far as the responder knows
+        self._tells_bytes = False  # other ones than agreed; from then on in each acknowledgement, as one may be lost
+        self._cap: Optional[int] = None  # the responder has no room for more,
+        self._capped_at = clock  # or had none then
+        self._largest = 0  # bytes, of the chunks that are large for the window
         self.state = WAITING
         self.ended: Optional[Ended] = None
         self.buffer: Deque[bytes] = deque()
@@ -117,8 +120,9 @@ class Incoming:
         self.unread = 0
         if self.consumed == self.acked:
             self._acked_at = clock  # the delay counts from the first un-acknowledged one
-        most = self.max_bytes if max_bytes is None else max_bytes
-        parcel = self._next_parcel(most)
+        most = self._fitting(self.max_bytes if max_bytes is None else max_bytes, clock)
+        certain = min(most, self.told_bytes)
+        parcel = self._next_parcel(certain)
         self._buffered_bytes -= parcel.size
         self._taken += len(parcel.chunks)
         self.unread = len(parcel.chunks) - 1
@@ -126,9 +130,28 @@ class Incoming:
             return parcel, []
         self._unacked_bytes += parcel.size
         self.max_bytes = most
-        told = self._told_bytes or self.agreed_bytes
-        due = 4 * (self.consumed - self.acked) >= self.window or 4 * self._unacked_bytes >= min(most, told) or most < told
-        return parcel, self._ack(clock) if due else []
+        if parcel.size > certain // PARCELS:
+            self._largest = max(self._largest, max(map(len, parcel.chunks)))
+        few = 4 * (self.consumed - self.acked) < self.window and 4 * self._unacked_bytes < certain
+        if few and most >= self.told_bytes:
+            return parcel, []
+        says = self._ack(clock)
+        self._unacked_bytes = parcel.size - len(parcel.chunks[0])
+        return parcel, says
+
+    def on_wait(self, clock: float) -> List[Say]:
+        """The reader has read all there is: an acknowledgement, if the responder may wait for room for a large chunk."""
+        if self.state != NATIVE or self.consumed == self.acked or self._unacked_bytes + self._largest <= self.told_bytes:
+            return []
+        return self._ack(clock)
+
+    def _fitting(self, max_bytes: int, clock: float) -> int:
+        if self._cap is None:
+            return max_bytes
+        if clock - self._capped_at >= _ASK_AGAIN:
+            self._cap = None
+            return max_bytes
+        return min(max_bytes, self._cap)
 
     def _next_parcel(self, most: int) -> Parcel:
         """At most an eighth of the window, so that acknowledgements stay as even as if chunks were taken one by one.
@@ -212,8 +235,11 @@ class Incoming:
         self._confirming = True
         return self._ack(clock)
 
-    def on_tick(self, clock: float) -> List[Say]:
-        """Time passes: overdue acknowledgements, and a probe when nothing was heard for a probe interval."""
+    def on_tick(self, clock: float, max_bytes: Optional[int] = None) -> List[Say]:
+        """Time passes: overdue acknowledgements, and a probe when nothing was heard for a probe interval.
+
+        ``max_bytes``: how many may be on their way from now on, if the responder is to know even though nobody reads.
+        """
         if self.state != NATIVE:
             return []
         if self._down_since is not None:
@@ -227,6 +253,9 @@ class Incoming:
             self._probes += 1
             return self._probe_it(clock)
         if self._suspected is not None and self._resume and clock - self._acked_at >= _SUSPECT_PROBES:
+            return self._ack(clock)
+        if max_bytes is not None and max_bytes < self.told_bytes:
+            self.max_bytes = max_bytes
             return self._ack(clock)
         if self.consumed > self.acked and clock - self._acked_at >= _ACK_DELAY:
             return self._ack(clock)
@@ -251,12 +280,12 @@ class Incoming:
 
     # -- actions: all take (seq, data, headers, failure, clock) ---------------------------------------------------------
 
-    def _accepted(self, _s: int, _d: object, headers: Optional[Mapping[str, str]], _f: object, _c: object) -> List[Say]:
+    def _accepted(self, _s: int, _d: object, headers: Optional[Mapping[str, str]], _f: object, clock: float) -> List[Say]:
         """It was bound when the first one came in; another one says that more was asked for than there is."""
         params = _wire.parse_params((headers or {}).get(_wire.STREAM, ""))
-        if params is not None and params.bytes < self.max_bytes:
-            self.capped = True
-            self.max_bytes = self.agreed_bytes = self._told_bytes = params.bytes
+        if params is not None and self._tells_bytes:
+            self._cap, self._capped_at = params.bytes, clock
+            self._shrink(params.bytes)
         return []
 
     def _chunk(self, seq: int, data: bytes, _h: object, _f: object, clock: float) -> List[Say]:
@@ -361,11 +390,17 @@ class Incoming:
         params = _wire.parse_params(headers.get(_wire.STREAM, ""))
         if params is not None:  # the responder may have capped what it was granted
             self.window = min(self.window, params.window)
-            self.capped = params.bytes < self.agreed_bytes
-            self.max_bytes = self.agreed_bytes = min(self.agreed_bytes, params.bytes)
+            if params.bytes < self.told_bytes:
+                self._cap, self._capped_at = params.bytes, clock
+            self._shrink(params.bytes)
             self._resume = min(self._resume, params.resume_ms / 1000)
             # It promises to speak so often; whoever is asked more often than that is silent for good reason.
             self._probe_interval = max(self._probe_interval, (params.probe_ms or _DEFAULT_PROBE_MS) / 1000)
+
+    def _shrink(self, room: int) -> None:
+        """The responder has that much room, and may have been told more."""
+        self.told_bytes = min(self.told_bytes, room)
+        self.max_bytes = min(self.max_bytes, room)
 
     def _drop_held(self) -> None:
         self.ignored += self._held is not None
@@ -386,9 +421,9 @@ class Incoming:
         self.acked = self.consumed
         self._unacked_bytes = 0
         self._acked_at = clock
-        if self._told_bytes is not None or self.max_bytes != self.agreed_bytes:
-            self._told_bytes = self.max_bytes
-        return self._tell(_wire.encode_ack(self.consumed, self._told_bytes), probe=True)
+        self._tells_bytes = self._tells_bytes or self.max_bytes != self.told_bytes
+        self.told_bytes = self.max_bytes
+        return self._tell(_wire.encode_ack(self.consumed, self.max_bytes if self._tells_bytes else None), probe=True)
 
     def _probe_it(self, clock: float) -> List[Say]:
         self._probed = clock

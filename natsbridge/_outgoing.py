@@ -21,7 +21,7 @@ _CLOCK_SLACK = 0.001
 _BLOCKED_PROBES = 0.1  # seconds between probes while a sender has just begun to wait for the window,
 _BLOCKED_PROBING = 1.0  # and for how many seconds it is probed so often
 _SUSPECT_PROBES = 0.25  # seconds between probes of a requester that is missing but may come back, or has stalled
-
+_REFUSALS = 0.5  # seconds between saying that there is no room for a larger window, while that does not change
 
 FRAME_BYTES = 32 * 1024  # the longest batch, and what a stream may write before it is another one's turn
 
@@ -78,23 +78,25 @@ class Outgoing:
         batches: bool = True,
         window: int,
         max_bytes: int,
-        most_bytes: int = 0,
         probe_interval: float,
         max_probes: int = 3,
         speak_interval: Optional[float] = None,
         stall_timeout: Optional[float] = None,
         resume: float = 0.0,
+        room: Optional[Callable[[int], int]] = None,
         clock: float = 0.0,
     ) -> None:
         """``native``: the requester speaks this protocol, so it acknowledges and answers probes; with ``batches`` too.
 
         ``window``, ``max_bytes``: un-acknowledged chunks and bytes at most. For a requester that is not native they bound
-        what is not written yet. ``most_bytes``: what the requester gets of the latter if it asks for more.
-        ``probe_interval``: after so much silence the requester is probed; ``speak_interval``: this end is never silent for
-        longer (``probe_interval`` if None). All times are seconds of the owner's clock.
+        what is not written yet. ``probe_interval``: after so much silence the requester is probed; ``speak_interval``:
+        this end is never silent for longer (``probe_interval`` if None). All times are seconds of the owner's clock.
+        ``room``: told how many bytes are needed from now on, it returns how many there is room for; None for always as many
+        as ``max_bytes``.
         """
         self.native, self.window, self.max_bytes = native, window, max_bytes
-        self.most_bytes = max(max_bytes, most_bytes)
+        self._room = room or (lambda needed: max_bytes)
+        self._refused: Tuple[int, float] = (0, 0.0)  # the room that there was when there was too little, and when
         self._batches = batches and native
         self.state = RUNNING
         self.reason: Optional[str] = None  # why it is done: "ended", or the reason of ClientOfflineError
@@ -294,11 +296,19 @@ class Outgoing:
     def on_control(self, control: _wire.Control, clock: float) -> List[Emit]:
         """An ``ack``, ``nak`` or ``cancel`` arrived."""
         emits = _TABLE[self.state, control.verb](self, control.seq, control.why, clock)
-        asked = control.max_bytes
-        if asked is None or control.seq != self.acked or self.state == DONE or not self.native:  # or an older one
-            return emits
-        self.max_bytes = min(asked, self.most_bytes)
-        return emits if asked <= self.most_bytes else [*emits, self.accept()]
+        if control.verb == _wire.ACK and control.seq == self.acked and self.state == RUNNING and self.native:
+            emits = [*emits, *self._resize(control.max_bytes or self.max_bytes, clock)]
+        return emits
+
+    def _resize(self, asked: int, clock: float) -> List[Emit]:
+        """The window is to be that from now on; where there is no room for it, say so now and then."""
+        room = self._room(max(asked, self._bytes))
+        self.max_bytes = min(asked, room)
+        before, at = self._refused
+        if asked <= room or (room == before and clock - at < _REFUSALS):
+            return []
+        self._refused = (room, clock)
+        return [self.accept()]
 
     def on_no_responders(self, seq: int, clock: float, now: float) -> bool:
         """A 503 for message ``seq``; True when a confirming probe is due after CONFIRM_AFTER seconds."""

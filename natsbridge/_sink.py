@@ -11,6 +11,7 @@ from typing import Callable, Dict, List, Optional, Tuple
 from nats.aio.msg import Msg
 
 from . import _fork, _outgoing, _wire
+from ._budget import Portion
 from ._command import publish_command
 from ._deadline import Deadline
 from ._link import Link
@@ -72,12 +73,13 @@ class StreamSink:
         self._link, self._registry, self._callbacks = link, registry, callbacks
         self._inbox = inbox
         self._on_failure, self._on_done = on_failure, on_done
-        self._most_bytes = max_bytes
+        most_bytes = max_bytes
         if params is None:
             max_bytes = min(max_bytes, SHARE)
         else:
             window, max_bytes = min(window, params.window), min(max_bytes, params.bytes)
-        max_bytes = link.outgoing.take(max_bytes)
+        self._portion = portion = Portion(link.outgoing, max_bytes)
+        max_bytes = portion.bytes
         self._relayed = _wire.crosses_accounts(inbox)
         self._chunk_overhead = _wire.SEQUENCE_OVERHEAD if self._relayed and params is not None else 0
         resume = 0.0 if params is None or self._relayed else min(params.resume_ms / 1000, max_resume)
@@ -100,6 +102,7 @@ class StreamSink:
             speak_interval=speak_interval,
             stall_timeout=stall_timeout,
             resume=resume,
+            room=lambda needed: portion.adapt(min(needed, most_bytes)),
             clock=link.clock,
         )
         # The writer has this stream in its queue. Until it is accepted, nothing goes there: that comes first.
@@ -121,7 +124,7 @@ class StreamSink:
         Whatever the handler has sent already goes behind it.
         """
         if self._outgoing.native:
-            self._link.outbox.control_soon(self._command(self._outgoing.accept()))
+            self._link.outbox.control_soon(self._command(self._outgoing.accept(), first=True))
         with self._lock:
             self._scheduled = False
             self._schedule()
@@ -251,7 +254,7 @@ class StreamSink:
         self._cond.notify_all()
         return [*good, *self._outgoing.cut_short(bad.seq, _wire.Failure(500, what))]
 
-    def _command(self, emit: Emit) -> bytes:
+    def _command(self, emit: Emit, *, first: bool = False) -> bytes:
         headers: Optional[Dict[str, str]] = None
         if emit.failure is not None:
             headers = _wire.encode_failure(emit.failure)
@@ -261,7 +264,7 @@ class StreamSink:
         if self._relayed:
             if self._outgoing.native:
                 headers = {**(headers or {}), _wire.SEQUENCE: _wire.encode_sequence(self._token, emit.kind, emit.seq)}
-            if emit.kind != _wire.ACCEPTED:
+            if not first:
                 reply = ""  # the server would keep a mapping for each; the requester needs one
         return publish_command(self._inbox, emit.payload, reply, headers)
 
@@ -281,7 +284,7 @@ class StreamSink:
         if not first:
             return
         self._link.forget(self._token)
-        self._link.outgoing.give_back(self._outgoing.most_bytes)
+        self._portion.give_back()
         self._registry.unwatch(self)
         if self.is_offline:
             for callback in callbacks:
@@ -308,17 +311,10 @@ class StreamSink:
             if control is None:
                 self._outgoing.ignored += 1
             else:
-                self._make_room(control.max_bytes or 0)
                 emits = self._outgoing.on_control(control, self._link.clock)
                 self._cond.notify_all()
                 self._schedule()
         self._emit(emits)
-
-    def _make_room(self, asked: int) -> None:
-        """Inside the lock: the requester would have so many bytes sent ahead, and may if there is room for them."""
-        more = min(asked, self._most_bytes) - self._outgoing.most_bytes
-        if more > 0 and not self.done:
-            self._outgoing.most_bytes += self._link.outgoing.take_more(more)
 
     def _confirm(self) -> None:
         with self._lock:

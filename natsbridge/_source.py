@@ -10,11 +10,12 @@ from typing import Dict, Iterator, List, Optional, Tuple
 from nats.aio.msg import Msg
 
 from . import _fork, _incoming, _outgoing, _wire
+from ._budget import Portion
 from ._command import check_command, publish_command
 from ._deadline import Deadline
 from ._incoming import Ended, Incoming, Parcel, Say
 from ._link import Link
-from ._pace import SHARE, Pace
+from ._pace import Pace
 from ._waiter import Condition, Lock
 from .errors import (
     BusyError,
@@ -70,15 +71,15 @@ class StreamSource:
         self._deadline = deadline
         self._idle_timeout, self._plain_idle_timeout = idle_timeout, plain_idle_timeout
         self._window, self._probe_interval = window, probe_interval
-        # What one has been granted cannot be taken back: so it begins with no more than its share, unless asked for.
-        self._pace = Pace(most_bytes) if max_bytes is None else None
-        self._max_bytes = self._granted = link.incoming.take(min(SHARE, most_bytes) if max_bytes is None else max_bytes)
         self._resume = resume
         # What the reader is at: each chunk is handed out once, whichever thread asks for it. Read without the lock, which
         # would cost as much again as all the rest does.
         self.chunks: Iterator[bytes] = iter(())
         self._lock = Lock()  # guards everything below; entered directly, at half the price of entering a condition
         self._cond = Condition(self._lock)  # something to read, or the end
+        self._pace = Pace(most_bytes) if max_bytes is None else None  # None: its caller knows how much it wants
+        self._portion = Portion(link.incoming, self._pace.least if self._pace else max_bytes or 1)
+        self._max_bytes = self._portion.bytes  # in the beginning, and always where there is no pace
         self._parcel = Parcel([])  # what ``chunks`` iterates over
         self._waking = False  # the reader is about to be woken
         self._idle = 0.0  # seconds that earlier waits for the next chunk took without getting it
@@ -161,9 +162,9 @@ class StreamSource:
             return
         with self._lock:
             self._look_how_far()
-            waiting = self._incoming.state == _incoming.WAITING
+            before = self._incoming.state
             says, confirm = self._incoming.on_message(msg.data, msg.reply, msg.headers, self._link.clock, loop.time())
-            if waiting and self._pace is not None:
+            if self._pace is not None and before == _incoming.WAITING != self._incoming.state:
                 self._pace.answered(time.monotonic())
             retry = self._retry_after(self._incoming.ended)
             if self._incoming.buffer or self._incoming.state == _incoming.DONE:
@@ -211,7 +212,10 @@ class StreamSource:
     def on_tick(self, clock: float) -> None:
         with self._lock:
             self._look_how_far()
-            says = self._incoming.stop("deadline") if self._deadline.passed() else self._incoming.on_tick(clock)
+            if self._deadline.passed():
+                says = self._incoming.stop("deadline")
+            else:
+                says = self._incoming.on_tick(clock, self._allowed_idle())
             if self._incoming.state == _incoming.DONE:
                 self._cond.notify_all()
         self._say(says)
@@ -270,7 +274,7 @@ class StreamSource:
             if first:
                 self.gone = True
                 self._link.forget(self._token)
-                self._link.incoming.give_back(self._granted)
+                self._portion.give_back()
                 self._registry.unwatch(self)
 
     def _publish(self, say: Say, *, soon: bool = False) -> None:
@@ -313,15 +317,17 @@ class StreamSource:
 
     def _allowed(self) -> int:
         """Inside the lock: how many bytes may be on their way from now on."""
-        incoming = self._incoming
-        if not self._link.alone:
-            return min(incoming.agreed_bytes, SHARE)
-        if self._pace is None or incoming.capped:
-            return incoming.agreed_bytes
-        wanted = self._pace.bytes
-        if wanted > self._granted and incoming.state != _incoming.DONE:
-            self._granted += self._link.incoming.take_more(wanted - self._granted)
-        return min(wanted, self._granted)
+        if self._pace is None or self._incoming.state == _incoming.DONE:
+            return self._max_bytes
+        return self._portion.adapt(self._pace.bytes if self._link.alone else self._pace.least)
+
+    def _allowed_idle(self) -> Optional[int]:
+        """Inside the lock: the same, for a stream that may have been read faster than it is now; None where it cannot."""
+        pace, incoming = self._pace, self._incoming
+        if pace is None or incoming.state != _incoming.NATIVE or incoming.told_bytes <= pace.least:
+            return None
+        pace.read(0, time.monotonic())
+        return self._allowed()
 
     def _raise(self, ended: Ended) -> None:
         error = self._error(ended)
@@ -335,6 +341,9 @@ class StreamSource:
         """
         if not self._readable():
             self._link.loop.refuse_here()
+            self._look_how_far()
+            for say in self._incoming.on_wait(self._link.clock):
+                self._publish(say)
             began, idle_before = time.monotonic(), self._idle
             while not self._readable():
                 waited = time.monotonic() - began

@@ -631,7 +631,7 @@ class Pool(Connections):
         idle_timeout: seconds without a chunk while the reader waits for one; None for no limit, except that a responder
             which is not natsbridge, or has not answered at all, gets the pool's ``timeout``.
         window, window_bytes: chunks and bytes that the worker may send ahead of the reader; for None the pool's, where
-            the bytes are the most that it gets, while a number here holds from the beginning.
+            the bytes are the most that it gets, while a number here holds from the beginning to the end.
         resume: seconds for which both ends keep the stream through lost connections, and go on where it was. It also
             delays by as much the moment at which the worker notices that this process was killed. 0 for not at all.
 

@@ -293,6 +293,8 @@ class Requester(Process):
             self.waited_since = self.world.now
             count -= 1
             self.world.check()
+        if count and self.running:
+            self.publish(self.incoming.on_wait(self.clock))
 
 
 class Responder(Process):
@@ -307,12 +309,12 @@ class Responder(Process):
             batches=not config.relayed,
             window=window,
             max_bytes=max_bytes,
-            most_bytes=config.responder_bytes,
             probe_interval=config.responder_interval,
             max_probes=MAX_PROBES,
             speak_interval=config.speak_interval,
             stall_timeout=config.stall_timeout,
             resume=config.agreed_resume,
+            room=lambda needed: min(needed, config.responder_bytes),
         )
         self.mark = b"AB"[number : number + 1]
         self.prompt = True  # the writer writes at once

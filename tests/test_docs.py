@@ -502,6 +502,14 @@ def an_incoming(state: str) -> Incoming:
     return end
 
 
+def read_large_and_small(end: Incoming) -> None:
+    """A chunk that nearly fills the window, and one that is not acknowledged yet."""
+    for number, size in ((1, 900), (2, 150)):
+        end.on_message(b"x" * size, f"{CONTROL}.d{number}", None, 0.0, 0.0)
+        if end.state == _incoming.NATIVE:
+            end.take(0.0)
+
+
 # What is done to an end for a row of the tables of other events: first whatever makes the event possible, then the event.
 Steps = Tuple[Callable[[Any], object], ...]
 OUTGOING_EVENTS: Dict[str, Steps] = {
@@ -522,6 +530,7 @@ INCOMING_EVENTS: Dict[str, Steps] = {
         lambda end: end.state == _incoming.NATIVE and end.on_message(b"", "", {_wire.STATUS: "503"}, 1.0, 1.0),
         lambda end: end.on_confirm(1.0),
     ),
+    "on_wait": (read_large_and_small, lambda end: end.on_wait(0.0)),
     "on_tick": (lambda end: end.on_tick(100.0),),
     "on_disconnect": (lambda end: end.on_disconnect(True, 1.0),),
     "on_reconnect": (

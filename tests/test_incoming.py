@@ -647,7 +647,8 @@ class Flow:
     def __init__(self, incoming: Incoming) -> None:
         self.incoming = incoming
         self.sent = self.acked = self.unacked_bytes = 0
-        self.max_bytes = incoming.agreed_bytes  # as far as the responder knows
+        self.max_bytes = incoming.told_bytes  # as far as the responder knows
+        self.waits = 0  # times that both waited until time had passed
         self.on_the_way: List[int] = []  # bytes, whenever the reader took something
         self._sizes: List[int] = []
 
@@ -663,7 +664,14 @@ class Flow:
         return True
 
     def take(self, max_bytes: Optional[int]) -> None:
-        assert self.incoming.buffer, "both wait for each other"
+        if not self.incoming.buffer:
+            says = self.incoming.on_wait(0.0)
+            self.heed(says)
+            if says:
+                return
+            self.waits += 1
+            self.heed(self.incoming.on_tick(1.0))
+            return
         self.on_the_way.append(sum(self._sizes[self.incoming.consumed : self.sent]))
         _, says = self.incoming.take(0.0, max_bytes)
         self.incoming.unread = 0
@@ -678,7 +686,7 @@ class Flow:
             self.acked = control.seq
             self.max_bytes = control.max_bytes or self.max_bytes
 
-    def run(self, sizes: Sequence[int], max_bytes: Optional[int]) -> Flow:
+    def run(self, sizes: Sequence[int], max_bytes: Optional[int], waits: int = 0) -> Flow:
         """Until all of that has been read, with so much on its way."""
         end = self.sent + len(sizes)
         left = iter(sizes)
@@ -687,6 +695,7 @@ class Flow:
             while self.sent < end and self.send(size):
                 size = next(left, 0)
             self.take(max_bytes)
+            assert self.waits <= waits, "both wait for each other"
         return self
 
 
@@ -758,31 +767,64 @@ def test_a_responder_may_have_no_room_for_more() -> None:
     incoming = native(8, window=1000, max_bytes=4000)
     incoming.take(0.0, 2000)
     give(incoming, message("d", 9, b"x"))
-    incoming.take(0.0, 9000)
-    assert not incoming.capped
-    assert give(incoming, accepted(size=5000)) == []
-    assert incoming.capped
-    assert (incoming.max_bytes, incoming.agreed_bytes) == (5000, 5000)
-    assert give(incoming, message("p", 8)) == [ack(9, "p8", max_bytes=5000)]
+    assert incoming.take(0.0, 9000)[1] == []
+    assert give(incoming, message("p", 9)) == [ack(9, "p9", max_bytes=9000)]
+    assert give(incoming, accepted(size=5000), 10.0) == []
+    assert (incoming.max_bytes, incoming.told_bytes) == (5000, 5000)
+    for n, clock, asked in ((10, 10.9, 5000), (11, 11.0, 9000)):  # but after a while again
+        give(incoming, message("d", n, b"x"))
+        incoming.take(clock, 9000)
+        assert give(incoming, message("p", n), clock) == [ack(n, f"p{n}", max_bytes=asked)]
 
 
-def test_an_acceptance_that_was_repeated_changes_nothing() -> None:
+def test_the_first_acceptance_says_nothing_about_larger_windows() -> None:
     incoming = native(8, window=1000, max_bytes=4000)
-    give(incoming, accepted(size=4000))
-    assert not incoming.capped
-    assert incoming.max_bytes == 4000
+    assert give(incoming, accepted(size=4000)) == []  # nor does the same again
+    incoming.take(0.0, 8000)
+    assert incoming.max_bytes == 8000
+
+
+def test_a_responder_without_room_for_more_is_believed_also_when_less_is_wanted_by_then() -> None:
+    """Or it would be asked again, and its answer counted on, for as long as it does not repeat itself."""
+    incoming = native(8, window=1000, max_bytes=4000)
+    for n, asked in ((9, 9000), (10, 1000)):
+        incoming.take(0.0, asked)
+        give(incoming, message("p", n - 1))
+        give(incoming, message("d", n, b"x"))
+    give(incoming, accepted(size=5000))
+    assert (incoming.max_bytes, incoming.told_bytes) == (1000, 1000)
+    incoming.take(0.0, 9000)
+    assert incoming.max_bytes == 5000
 
 
 def test_a_responder_that_agrees_to_less_is_at_its_limit() -> None:
     incoming = fresh(1000, 4000)
     give(incoming, accepted(size=3000))
-    assert incoming.capped
-    assert incoming.agreed_bytes == 3000
+    give(incoming, message("d", 1, b"x"))
+    incoming.take(0.0, 4000)
+    assert incoming.max_bytes == 3000
 
 
 def test_a_stream_whose_chunks_grow_is_not_waited_for() -> None:
     sizes = [size for size in (100, 120, 300, 90, 600, 150) for _ in range(2500)]
     Flow(native(0, window=1000, max_bytes=400_000)).run(sizes, 50_000)
+
+
+@pytest.mark.parametrize("asked", [None, 1000, 500, 3000])
+@pytest.mark.parametrize(
+    "pattern", [[200, 870], [1, 1000], [30] * 8 + [870], [600], [510, 480, 20], [999, 2], [100] * 9 + [1000]]
+)
+def test_a_large_chunk_among_small_ones_is_not_waited_for(pattern: List[int], asked: Optional[int]) -> None:
+    """One that does not fit beside so few that no acknowledgement is due for them. Only of the first nobody knows."""
+    Flow(native(0, window=1000, max_bytes=1000)).run(pattern * 200, asked, waits=1)
+
+
+def test_a_smaller_window_is_told_also_when_nobody_reads() -> None:
+    incoming = native(8, window=1000, max_bytes=4000)
+    assert incoming.on_tick(0.05, 4000) == []
+    assert incoming.on_tick(0.05, 5000) == []
+    assert incoming.on_tick(0.05, 3999) == [ack(0, "d8", max_bytes=3999)]
+    assert incoming.on_tick(0.05, 3999) == []
 
 
 @pytest.mark.parametrize("size", [999, 1500, 2500, 4000, 5000])

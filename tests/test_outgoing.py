@@ -22,7 +22,7 @@ def stream(
     native: bool = True,
     window: int = 8,
     max_bytes: int = 1000,
-    most_bytes: int = 0,
+    room: int = 0,
     stall_timeout: Optional[float] = None,
     resume: float = 0.0,
 ) -> Outgoing:
@@ -30,7 +30,7 @@ def stream(
         native=native,
         window=window,
         max_bytes=max_bytes,
-        most_bytes=most_bytes,
+        room=(lambda needed: min(needed, room)) if room else None,
         probe_interval=INTERVAL,
         stall_timeout=stall_timeout,
         resume=resume,
@@ -519,7 +519,7 @@ def fill(outgoing: Outgoing) -> int:
 
 
 def test_a_requester_may_ask_for_a_larger_or_smaller_window() -> None:
-    outgoing = stream(window=1000, max_bytes=1000, most_bytes=5000)
+    outgoing = stream(window=1000, max_bytes=1000, room=5000)
     assert fill(outgoing) == 10
     assert ack(outgoing, 5, max_bytes=3000) == []
     assert fill(outgoing) == 25
@@ -532,15 +532,37 @@ def test_a_requester_may_ask_for_a_larger_or_smaller_window() -> None:
 
 
 def test_who_asks_for_more_than_there_is_gets_that_and_is_told() -> None:
-    outgoing = stream(window=1000, max_bytes=1000, most_bytes=5000)
+    outgoing = stream(window=1000, max_bytes=1000, room=5000)
     assert ack(outgoing, 0, max_bytes=5001) == [Emit("a", 0)]
     assert outgoing.max_bytes == 5000
     assert ack(outgoing, 0, max_bytes=5000) == []
-    assert ack(outgoing, 0, max_bytes=6000) == [Emit("a", 0)], "each time: what it was told may have been lost"
+    assert ack(outgoing, 0, 0.4, max_bytes=6000) == []
+    assert ack(outgoing, 0, 0.5, max_bytes=6000) == [Emit("a", 0)], "what it was told may have been lost"
+
+
+def test_room_is_asked_for_what_is_needed_and_no_longer() -> None:
+    rooms: List[int] = []
+
+    def room(needed: int) -> int:
+        rooms.append(needed)
+        return needed
+
+    outgoing = Outgoing(native=True, window=1000, max_bytes=1000, probe_interval=INTERVAL, room=room)
+    ack(outgoing, 0, max_bytes=3000)
+    assert fill(outgoing) == 30
+    ack(outgoing, 5, max_bytes=500)
+    ack(outgoing, 20)
+    ack(outgoing, 29)
+    assert rooms == [3000, 2500, 1000, 500]
+    for control in (Control("ack", 31, max_bytes=9000), Control("ack", 20, max_bytes=9000), Control("nak", 30)):
+        outgoing.on_control(control, 0.0)
+    assert outgoing.end()
+    ack(outgoing, 30, max_bytes=9000)
+    assert rooms == [3000, 2500, 1000, 500], "for what is ignored, and at the end, no room is needed"
 
 
 def test_an_older_acknowledgement_does_not_take_the_window_back() -> None:
-    outgoing = stream(window=1000, max_bytes=1000, most_bytes=5000)
+    outgoing = stream(window=1000, max_bytes=1000, room=5000)
     fill(outgoing)
     ack(outgoing, 5, max_bytes=3000)
     assert ack(outgoing, 4, max_bytes=100) == []
@@ -548,13 +570,13 @@ def test_an_older_acknowledgement_does_not_take_the_window_back() -> None:
 
 
 def test_an_impossible_acknowledgement_changes_no_window() -> None:
-    outgoing = stream(max_bytes=1000, most_bytes=5000)
+    outgoing = stream(max_bytes=1000, room=5000)
     assert ack(outgoing, 17, max_bytes=3000) == []
     assert outgoing.max_bytes == 1000
 
 
 def test_a_plain_requester_cannot_ask_for_a_window() -> None:
-    outgoing = stream(native=False, max_bytes=1000, most_bytes=5000)
+    outgoing = stream(native=False, max_bytes=1000, room=5000)
     assert ack(outgoing, 0, max_bytes=3000) == []
     assert outgoing.max_bytes == 1000
 

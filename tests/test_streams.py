@@ -1005,17 +1005,18 @@ def test_a_blocking_form_ends_when_the_pool_is_closed(serve: Serve, server: Embe
 
 
 def test_errors_come_through_the_blocking_form(serve: Serve, pool: Pool, unique: str) -> None:
-    def fail(request: StreamRequest, sender: ResponseSender) -> None:
+    def answer(request: StreamRequest, sender: ResponseSender) -> None:
+        if request.data == b"nothing":  # an answer may be faster than no time at all
+            sender.wait_offline(LONG)
         raise StreamError(404, "no such thing")
 
-    subject = serve(fail)
+    subject = serve(answer)
     with pytest.raises(StreamError, match="no such thing"):
         pool.stream_request(subject, b"", print)
     with pytest.raises(NoRespondersError):
         pool.stream_request(f"{unique}.nobody", b"", print)
-    silent = serve(lambda request, sender: sender.wait_offline(LONG))  # one that answers may be faster than no time at all
     with pytest.raises(RequestTimeoutError):
-        pool.stream_request(silent, b"", lambda m: None, timeout=0.0)
+        pool.stream_request(subject, b"nothing", lambda m: None, timeout=0.0)
 
 
 # -- back-pressure ----------------------------------------------------------------------------------------------------
@@ -1084,7 +1085,7 @@ def test_the_worker_caps_what_a_fast_reader_asks_for(server: EmbeddedServer, uni
         with pool.stream(unique) as stream:
             for _ in range(10_000):
                 next(stream)
-                if stream._source._incoming.capped:
+                if stream._source._incoming._cap is not None:
                     break
             assert pool._runtime is not None
             assert worker._runtime is not None
@@ -1097,6 +1098,33 @@ def test_the_worker_caps_what_a_fast_reader_asks_for(server: EmbeddedServer, uni
                     break
             else:
                 pytest.fail("each time somebody waited until an acknowledgement was due by the clock")
+        assert_nothing_left(wait_for, pool, worker)
+
+
+def test_a_stream_that_was_fast_keeps_nothing_of_it(server: EmbeddedServer, unique: str, wait_for: WaitFor) -> None:
+    go_on = threading.Event()
+
+    def send(request: StreamRequest, sender: ResponseSender) -> None:
+        for _ in range(1000):
+            sender.send(bytes(64 * 1024))
+        go_on.wait(LONG)
+
+    with ExitStack() as stack:
+        pool, worker = (stack.enter_context(Pool(server.url)) for _ in range(2))
+        subscriber = stack.enter_context(Subscriber(worker))
+        subscriber.stream_subscribe_handler(unique, send)
+        with pool.stream(unique) as stream:
+            most = 0
+            for _ in range(1000):
+                next(stream)
+                most = max(most, stream._source._incoming.told_bytes)
+            assert most >= 2 * MIB
+            assert pool._runtime is not None
+            assert worker._runtime is not None
+            budgets = [pool._runtime.links[0].incoming, worker._runtime.links[0].outgoing]
+            wait_for(lambda: [budget.taken for budget in budgets] == [MIB, MIB], what="all but the share to be given back")
+            go_on.set()
+            assert list(stream) == []
         assert_nothing_left(wait_for, pool, worker)
 
 
