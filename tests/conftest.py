@@ -40,6 +40,15 @@ def fast_switching() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+@pytest.fixture
+def no_gc_callbacks() -> Iterator[None]:
+    """For handlers that raise: where one comes in a callback of the collector, such as hypothesis has, nobody is told."""
+    before = gc.callbacks[:]
+    gc.callbacks.clear()
+    yield
+    gc.callbacks[:] = before
+
+
 class Monitor:
     """What a server counts, from its monitoring port (``EmbeddedServer(http=True)``)."""
 

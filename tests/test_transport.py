@@ -365,6 +365,7 @@ def test_a_handler_that_publishes_on_top_of_a_write_is_refused(monkeypatch: pyte
 
 @posix_only
 @pytest.mark.skipif(sys.version_info < (3, 9), reason="Python 3.8 looks for signals between a try and its finally, or with")
+@pytest.mark.usefixtures("no_gc_callbacks")
 @pytest.mark.parametrize("full", [True, False], ids=["the socket is full", "somebody else writes"])
 def test_whatever_a_handler_raises_the_lock_is_free(full: bool) -> None:
     loop = new_loop("asyncio")
@@ -409,6 +410,7 @@ def test_whatever_a_handler_raises_the_lock_is_free(full: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals")
+@pytest.mark.usefixtures("no_gc_callbacks")
 def test_what_a_signal_handler_raises_stops_nothing(server: EmbeddedServer, unique: str) -> None:
     """At whatever step of publishing it comes: the pool goes on, and no message of another thread is lost or cut short."""
     armed = stopping = False
