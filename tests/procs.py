@@ -52,6 +52,13 @@ class WaitFor(Protocol):
     def __call__(self, predicate: Callable[[], T], timeout: float = LONG, what: str = "") -> T: ...
 
 
+def environment() -> Dict[str, str]:
+    """A copy, in any thread. Copying is no single step, and pytest changes a variable of it between two tests."""
+    while True:
+        with contextlib.suppress(KeyError):
+            return dict(os.environ)
+
+
 class Child:
     """A running program. ``facts``: what it has told so far, oldest first."""
 
@@ -67,7 +74,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, "PYTHONPATH": PACKAGE_ROOT, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
+            env={**environment(), "PYTHONPATH": PACKAGE_ROOT, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
         )
         self._reader = threading.Thread(target=self._read, name=f"reader-{program}", daemon=True)
         self._reader.start()
