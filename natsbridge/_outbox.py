@@ -287,7 +287,7 @@ class Outbox:
                 item = self._queue[0]
                 if isinstance(item, Barrier):
                     break
-                size = len(item) if isinstance(item, bytes) else len(item.command)
+                size = _size(item)
                 self._bytes -= size
                 piece.append(self._queue.popleft())  # type: ignore[arg-type] # no barrier
                 room -= size
