@@ -14,7 +14,9 @@ from . import _fork
 from ._deadline import Deadline
 from ._link import Link
 from ._loop import LoopThread
+from ._waiter import Abandoned, Waiter
 from ._workers import Workers
+from .errors import RequestTimeoutError
 from .options import ConnectOptions, ErrorCallback
 
 logger = logging.getLogger("natsbridge")
@@ -65,6 +67,20 @@ class Runtime:
         """The next link in turn."""
         links = self.links
         return links[0] if len(links) == 1 else links[next(self._turn) % len(links)]
+
+    def flush(self, deadline: Deadline) -> None:
+        """Wait until the server has what was published on every link. Raises what ``Pool.flush`` raises."""
+        self.loop.refuse_here()
+        waiters: List[Waiter[None]] = [Waiter() for _ in self.links]
+        for link, waiter in zip(self.links, waiters):
+            link.outbox.flush(waiter)
+        for waiter in waiters:
+            try:
+                waiter.wait(deadline)
+            except Abandoned:
+                raise RequestTimeoutError(
+                    f"the server did not confirm what was published within {deadline.timeout} s: it is unreachable or slow"
+                ) from None
 
     def report(self, error: Exception) -> None:
         """Log an error that has no caller to be raised to, and hand it to the user's callback, on the callback thread."""

@@ -6,28 +6,16 @@ from typing import TYPE_CHECKING, List, Optional
 
 from . import _wire
 from ._deadline import Deadline
+from ._lifecycle import Lifecycle
 from ._link import Link
-from ._runtime import Runtime
-from .options import ConnectOptions, Servers, check_servers
+from .options import Servers, check_servers
 
 if TYPE_CHECKING:
     from nats.aio.client import ServerVersion
 
 
-class Connections:
+class Connections(Lifecycle):
     """The part of ``Pool`` that is about its servers and connections."""
-
-    _options: ConnectOptions
-    _runtime: Optional[Runtime]
-
-    def _link(self, deadline: Optional[Deadline] = None) -> Link:
-        raise NotImplementedError
-
-    def _limit(self, timeout: Optional[float]) -> float:
-        raise NotImplementedError
-
-    def _check_not_closed(self) -> None:
-        raise NotImplementedError
 
     def new_inbox(self) -> str:
         """A subject below ``inbox_prefix`` that nobody else has, as for the reply of a message; never blocks."""

@@ -4,65 +4,22 @@ from __future__ import annotations
 
 import itertools
 import ssl
-import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Tuple, Union
 
-from . import _fork, presence, process
-from ._asking import ask
-from ._command import publish_command
+from . import presence, process
 from ._context import Settings, api_prefix
-from ._deadline import Deadline, check_interval, check_timeout
-from ._link import Link, LinkStats
-from ._loop import LoopThread
-from ._runtime import Runtime
-from ._source import StreamSource
-from ._types import Data, Headers
-from ._waiter import Abandoned, Lock, LongLock, Waiter
-from .connections import Connections
-from .errors import ClosedError, RequestTimeoutError
+from ._deadline import Deadline, check_interval
+from ._link import LinkStats
 from .jetstream import JetStream
-from .message import Message
-from .options import (
-    ConnectOptions,
-    ErrorCallback,
-    Servers,
-    check_callable,
-    check_connect_id,
-    check_count,
-    check_data,
-    check_headers,
-    check_line,
-    check_queue,
-    check_size,
-    check_subject,
-    check_subscription,
-)
+from .options import ConnectOptions, ErrorCallback, Servers, check_callable, check_count
 from .registry import OnlineRegistry, online_clients
-from .replies import Replies, ReplyInbox, Sentinel, empty_payload
-from .requester import ResponseStream
 from .service import Service, StatsHandler
-from .subscription import Handler, Subscription
-
-if TYPE_CHECKING:
-    from nats.aio.msg import Msg
+from .streaming import Streaming
 
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
 
-_NEW, _OPEN, _CLOSED = "new", "open", "closed"
-_LATE_CLOSE_TIMEOUT = 2.0
-_MOST = 2**40  # chunks or bytes: as good as no limit, and short enough for a header
-
 _numbers = itertools.count(1)
-
-ResponseHandler = Callable[[Message], object]
-
-
-class Attached(Protocol):
-    """What ends with the pool: subscriptions and subscribers."""
-
-    def drain(self, timeout: Optional[float]) -> None: ...
-    def pool_closes(self, deadline: Deadline) -> None: ...
 
 
 class PoolStats(NamedTuple):
@@ -86,7 +43,7 @@ class PoolStats(NamedTuple):
         return sum(link.streams for link in self.connections)
 
 
-class Pool(Connections):
+class Pool(Streaming):
     """Connections to NATS behind one background thread; thread-safe, meant to be made once per process and shared.
 
     The constructor only checks its arguments. The pool opens on first use, with ``open()``, or as a context manager, and is
@@ -156,7 +113,7 @@ class Pool(Connections):
         uvloop: Optional[bool] = None,
         nats_options: Optional[Mapping[str, Any]] = None,
     ) -> None:
-        self._options = ConnectOptions(
+        options = ConnectOptions(
             servers=servers,
             name=name,
             user=user,
@@ -177,128 +134,32 @@ class Pool(Connections):
             max_outstanding_pings=max_outstanding_pings,
             nats_options=nats_options,
         )
-        self.name = name or f"pool{next(_numbers)}"
         self.registry = online_clients if registry is None else registry
         if not isinstance(self.registry, OnlineRegistry):
             raise TypeError(f"registry must be an OnlineRegistry, not {registry!r}")
-        self._size = check_count(size, "size")
-        self._timeout = check_interval(timeout, "timeout")
         self._window = check_count(window, "window")
         self._window_bytes = check_count(window_bytes, "window_bytes")
         self._probe_interval = check_interval(probe_interval, "probe_interval")
-        self._outbox_bytes = check_count(outbox_bytes, "outbox_bytes")
-        self._handler_threads = check_count(handler_threads, "handler_threads")
         if error_callback is not None:
             check_callable(error_callback, "error_callback")
         if uvloop not in (None, True, False):
             raise TypeError(f"uvloop must be True, False or None, not {uvloop!r}")
-        self._error_callback = error_callback
-        self._uvloop = uvloop
-        self._reset()
-        _fork.watch(self)
-
-    def _reset(self) -> None:
-        self._opening = LongLock()  # held while connecting, so that concurrent first uses connect once
-        self._lock = Lock()  # guards _state, _runtime and _attached; nothing waits inside it
-        self._state = _NEW
-        self._runtime: Optional[Runtime] = None
-        self._attached: List[Attached] = []
-        self._readers: weakref.WeakSet[Attached] = weakref.WeakSet()  # end when nobody holds them
-
-    def _after_fork_in_child(self) -> None:
-        _fork.park((self._runtime, self._attached, list(self._readers)))
-        closed = self._state == _CLOSED
-        self._reset()
-        if closed:
-            self._state = _CLOSED
-
-    # -- life ---------------------------------------------------------------------------------------------------------
-
-    def open(self, timeout: Optional[float] = None) -> Pool:
-        """Connect now rather than on first use, within ``timeout`` seconds (``connect_timeout`` if None); idempotent.
-
-        Returns the pool. Raises ConnectError when no server lets us in, PermissionDeniedError when the inbox is refused,
-        ClosedError after ``close``. A failed pool may be opened again.
-        """
-        given = check_timeout(timeout)
-        self._opened(Deadline(self._options.connect_timeout if given is None else given))
-        return self
-
-    def _opened(self, deadline: Deadline) -> Runtime:
-        runtime = self._runtime
-        if runtime is not None and self._state == _OPEN:
-            return runtime
-        opening = self._opening  # a forked child gets another one, while a greenlet that was in here goes on there
-        if not opening.acquire(deadline):
-            raise RequestTimeoutError(f"another thread was still connecting after {deadline.timeout} s")
-        try:
-            with self._lock:
-                self._check_not_closed()
-                if self._runtime is not None:
-                    return self._runtime
-            runtime = self._make_runtime()
-            runtime.open(deadline)
-            with self._lock:
-                late = self._state == _CLOSED
-                if not late:
-                    self._runtime, self._state = runtime, _OPEN
-            if late:
-                runtime.close(Deadline(_LATE_CLOSE_TIMEOUT))
-                raise ClosedError(f"pool {self.name!r} was closed while it was opening")
-            weakref.finalize(self, runtime.abandon).atexit = False
-            process.opened(self)
-            return runtime
-        finally:
-            opening.release()
-
-    def _make_runtime(self) -> Runtime:
-        return Runtime(
-            self.name,
-            self._options,
-            size=self._size,
-            outbox_bytes=self._outbox_bytes,
-            handler_threads=self._handler_threads,
-            use_uvloop=self._uvloop,
-            error_callback=self._error_callback,
+        super().__init__(
+            options,
+            name=name or f"pool{next(_numbers)}",
+            size=check_count(size, "size"),
+            timeout=check_interval(timeout, "timeout"),
+            outbox_bytes=check_count(outbox_bytes, "outbox_bytes"),
+            handler_threads=check_count(handler_threads, "handler_threads"),
+            use_uvloop=uvloop,
+            error_callback=error_callback,
         )
 
-    def close(self, timeout: float = 5.0) -> None:
-        """Close for good, within about ``timeout`` seconds; idempotent, any thread.
+    def _on_open(self) -> None:
+        process.opened(self)
 
-        What was published before is written out first, as far as the connection and the time allow. Open streams end:
-        their readers and senders, and everyone else who waits here, get ``ClosedError``. Handlers that still run may
-        finish, but cannot send any more.
-        """
-        limit = check_timeout(timeout, optional=False)
-        deadline = Deadline(limit)
-        with self._lock:
-            first, self._state = self._state != _CLOSED, _CLOSED
-            runtime, attached = self._runtime, [*self._attached, *self._readers]
-            self._attached.clear()
+    def _on_closed(self) -> None:
         process.closed(self)
-        if runtime is None:
-            return
-        runtime.loop.refuse_myself()
-        if first:
-            for thing in attached:
-                thing.pool_closes(deadline)
-        runtime.close(deadline)
-
-    def drain(self, timeout: float = 30.0) -> None:
-        """Take in nothing new, let handlers and streams that are under way finish, write everything out, and close.
-
-        Raises RequestTimeoutError when that takes longer than ``timeout`` seconds; the pool is closed even so.
-        """
-        deadline = Deadline(check_timeout(timeout, optional=False))
-        with self._lock:
-            attached, runtime = [*self._attached, *self._readers], self._runtime
-        try:
-            for thing in attached:
-                thing.drain(deadline.remaining())
-            if runtime is not None and self._state == _OPEN:
-                self.flush(deadline.remaining())
-        finally:
-            self.close(deadline.at_most(5.0) if not deadline.passed() else 0.5)
 
     def close_at_exit(self, timeout: float) -> None:
         """For the end of the interpreter: services answer the requests that they took, then the pool is closed.
@@ -312,236 +173,6 @@ class Pool(Connections):
         for service in services:
             service._answer_all(answering)
         self.close(max(deadline.at_most(timeout), 0.25 * timeout))
-
-    def __enter__(self) -> Pool:
-        return self.open()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def _attach(self, thing: Attached) -> None:
-        """Keep ``thing`` and end it with the pool."""
-        with self._lock:
-            self._check_not_closed()
-            self._attached.append(thing)
-
-    def _attach_weakly(self, thing: Attached) -> None:
-        """End ``thing`` with the pool if somebody still holds it then."""
-        with self._lock:
-            self._check_not_closed()
-            self._readers.add(thing)
-
-    def _report(self, error: Exception) -> None:
-        """Log an error that has no caller to be raised to, and hand it to the ``error_callback``."""
-        runtime = self._runtime
-        if runtime is not None:
-            runtime.report(error)
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether ``close`` or ``drain`` was called."""
-        return self._state == _CLOSED
-
-    def _check_not_closed(self) -> None:
-        if self._state == _CLOSED:
-            raise ClosedError(f"pool {self.name!r} is closed: make a new Pool")
-
-    def _detach(self, thing: Attached) -> None:
-        with self._lock:
-            if thing in self._attached:
-                self._attached.remove(thing)
-
-    def _link(self, deadline: Optional[Deadline] = None) -> Link:
-        runtime = self._runtime
-        if runtime is None or self._state != _OPEN:
-            # Connecting has a limit of its own; the call's own deadline counts if it is nearer.
-            limit = self._options.connect_timeout
-            runtime = self._opened(Deadline(limit if deadline is None else deadline.at_most(limit)))
-        return runtime.link()
-
-    def _loop(self) -> LoopThread:
-        """The loop thread; the pool opens if need be. Raises ConnectError, ClosedError."""
-        return self._link().loop
-
-    def _limit(self, timeout: Optional[float]) -> float:
-        """The pool's default for None; infinity becomes a very long time, so that no wait is endless."""
-        if timeout is None:
-            return self._timeout
-        checked = check_timeout(timeout)
-        return 3600.0 * 24 * 365 if checked is None else checked
-
-    # -- messages -----------------------------------------------------------------------------------------------------
-
-    def publish(
-        self, subject: str, data: Data = b"", *, reply: str = "", headers: Headers = None, timeout: Optional[float] = None
-    ) -> None:
-        """Publish a message; returns once it is queued, and many queued messages cost one wake-up of the loop.
-
-        Blocks only while ``outbox_bytes`` are waiting (also through a disconnect), ``timeout`` seconds at most (the pool's
-        ``timeout`` if None). Delivery is at most once; ``flush`` tells whether the server has it. Raises BadSubjectError,
-        BadHeaderError, MaxPayloadError, TypeError, ClosedError, ConnectError (first use), RequestTimeoutError.
-        """
-        check_subject(subject)
-        data = check_data(data)
-        if reply:
-            check_line(subject, check_subject(reply, "reply"))
-        checked = check_headers(headers) if headers is not None else None
-        limit = self._timeout if timeout is None else self._limit(timeout)
-        link = self._link()
-        if checked is not None or len(data) > link.connection.max_payload:
-            check_size(data, checked, link.connection.max_payload)
-        link.outbox.publish(publish_command(subject, data, reply, checked), limit)
-
-    def flush(self, timeout: Optional[float] = None) -> None:
-        """Wait until the server has processed everything that was published before, by any thread.
-
-        Raises RequestTimeoutError after ``timeout`` seconds (the pool's ``timeout`` if None), DisconnectedError when a
-        connection broke meanwhile, and the error of a message that could not be delivered since the last flush (such as
-        PermissionDeniedError). ClosedError.
-        """
-        deadline = Deadline(self._limit(timeout))
-        self._link(deadline)
-        runtime = self._runtime
-        assert runtime is not None
-        runtime.loop.refuse_here()
-        waiters: List[Waiter[None]] = [Waiter() for _ in runtime.links]
-        for link, waiter in zip(runtime.links, waiters):
-            link.outbox.flush(waiter)
-        for waiter in waiters:
-            try:
-                waiter.wait(deadline)
-            except Abandoned:
-                raise RequestTimeoutError(
-                    f"the server did not confirm what was published within {deadline.timeout} s: it is unreachable or slow"
-                ) from None
-
-    def request(
-        self, subject: str, data: Data = b"", *, timeout: Optional[float] = None, headers: Headers = None
-    ) -> Message:
-        """Publish a request and return the first reply.
-
-        Raises NoRespondersError at once when nobody subscribes, RequestTimeoutError after ``timeout`` seconds (the pool's
-        ``timeout`` if None), PermissionDeniedError, and what ``publish`` raises. While disconnected it waits; a request
-        that was not sent by its deadline never is.
-        """
-        check_subject(subject)
-        data = check_data(data)
-        checked = check_headers(headers)
-        deadline = Deadline(self._limit(timeout))
-        try:
-            msg = self._ask(subject, data, checked, deadline)
-        except Abandoned:
-            raise RequestTimeoutError(f"no reply came from {subject!r} within {deadline.timeout:g} s") from None
-        return Message(msg.subject, msg.data, msg.reply, msg.headers, respond=self._respond)
-
-    def _ask(self, subject: str, data: bytes, headers: Headers, deadline: Deadline) -> Msg:
-        """One request, checked, and its reply as nats-py parsed it. Raises ``Abandoned`` at the deadline."""
-        link = self._link(deadline)
-        check_size(data, headers, link.connection.max_payload)
-        return ask(link, subject, data, headers, deadline)
-
-    def request_many(
-        self,
-        subject: str,
-        data: Data = b"",
-        *,
-        timeout: Optional[float] = None,
-        max_messages: Optional[int] = None,
-        stall: Optional[float] = None,
-        sentinel: Sentinel = False,
-        headers: Headers = None,
-    ) -> Replies:
-        """Publish a request and iterate over every reply that comes, from any number of responders (ADR-47).
-
-        timeout: seconds in all, without the reader's own time; the pool's ``timeout`` if None.
-        max_messages: end after so many.
-        stall: end when no further reply came for so many seconds; counts from the first reply on.
-        sentinel: True to end at an empty message, or a function that says of a message whether it is the last; the
-            sentinel itself is not yielded.
-
-        Returns at once. Raises what ``publish`` raises; what iterating may raise is listed with ``Replies``.
-        """
-        check_subject(subject)
-        data = check_data(data)
-        checked = check_headers(headers)
-        total = self._limit(timeout)
-        if max_messages is not None:
-            check_count(max_messages, "max_messages")
-        pause = None if stall is None else check_interval(stall, "stall")
-        if sentinel is not True and sentinel is not False:
-            check_callable(sentinel, "sentinel")
-        is_last = empty_payload if sentinel is True else (sentinel or None)
-        deadline = Deadline(total)
-        link = self._link(deadline)
-        check_size(data, checked, link.connection.max_payload)
-        inbox = ReplyInbox(link, subject)
-        try:
-            link.outbox.publish(publish_command(subject, data, inbox.inbox, checked), deadline.remaining(), inbox)
-        except BaseException:
-            inbox.finish("cancelled")
-            raise
-        return Replies(inbox, self, self._respond, timeout=total, max_messages=max_messages, stall=pause, sentinel=is_last)
-
-    def _respond(self, reply: str, data: Data, headers: Headers) -> None:
-        self.publish(reply, data, headers=headers)
-
-    def subscribe(
-        self,
-        subject: str,
-        *,
-        queue: str = "",
-        handler: Optional[Handler] = None,
-        max_msgs: int = 0,
-        pending_messages: int = 65_536,
-        pending_bytes: int = 64 * 1024 * 1024,
-        timeout: Optional[float] = None,
-    ) -> Subscription:
-        """Subscribe; returns once the server knows, so that what is published from then on arrives.
-
-        queue: the queue group, of whose members one gets each message.
-        handler: ``handler(message)``, called for one message at a time, in order, on the pool's handler threads; what it
-            raises is logged and reported. Without one, iterate the subscription or call its ``next_msg``.
-        max_msgs: end the subscription after so many messages, 0 for never.
-        pending_messages, pending_bytes: how much may wait for a slow reader before newer messages are dropped.
-
-        Raises BadSubjectError, PermissionDeniedError, RequestTimeoutError, ConnectError, ClosedError, TypeError or
-        ValueError.
-        """
-        check_subscription(subject)
-        if queue != "":
-            check_line(subject, check_queue(queue))
-        if handler is not None:
-            check_callable(handler, "handler")
-        check_count(max_msgs, "max_msgs", least=0)
-        check_count(pending_messages, "pending_messages")
-        check_count(pending_bytes, "pending_bytes")
-        deadline = Deadline(self._limit(timeout))
-        link = self._link(deadline)
-        runtime = self._runtime
-        assert runtime is not None
-        subscription = Subscription(
-            link,
-            subject,
-            queue,
-            handler=handler,
-            workers=runtime.handlers,
-            respond=self._respond,
-            on_error=runtime.report,
-            on_end=_detach_from(self),
-            max_msgs=max_msgs,
-            pending_messages=pending_messages,
-            pending_bytes=pending_bytes,
-        )
-        if handler is None:
-            self._attach_weakly(subscription)
-        else:
-            self._attach(subscription)  # the caller need not hold it
-        try:
-            subscription.start(deadline)
-        except BaseException:
-            subscription.unsubscribe()
-            raise
-        return subscription
 
     def jetstream(
         self,
@@ -609,121 +240,6 @@ class Pool(Connections):
             service.close()
             raise
 
-    # -- streams ------------------------------------------------------------------------------------------------------
-
-    def stream(
-        self,
-        subject: str,
-        data: Data = b"",
-        *,
-        connect_id: Optional[str] = None,
-        timeout: Optional[float] = None,
-        idle_timeout: Optional[float] = None,
-        headers: Headers = None,
-        window: Optional[int] = None,
-        window_bytes: Optional[int] = None,
-        resume: float = 0.0,
-    ) -> ResponseStream:
-        """Send a request whose answer is a stream of chunks; returns at once, and iterating waits for the chunks.
-
-        connect_id: the client that this is for. When it goes offline, here or at the worker, the stream ends.
-        timeout: seconds for the whole stream; None for no limit. The worker is told, and stops by itself.
-        idle_timeout: seconds without a chunk while the reader waits for one; None for no limit, except that a responder
-            which is not natsbridge, or has not answered at all, gets the pool's ``timeout``.
-        window, window_bytes: chunks and bytes that the worker may send ahead of the reader; for None the pool's, where
-            the bytes are the most that it gets, while a number here holds from the beginning to the end.
-        resume: seconds for which both ends keep the stream through lost connections, and go on where it was. It also
-            delays by as much the moment at which the worker notices that this process was killed. 0 for not at all.
-
-        Raises ClientOfflineError when the id is marked offline, and what ``publish`` raises. What the stream itself may
-        raise is listed with ``ResponseStream``. Use it in a ``with``: leaving it stops the worker.
-        """
-        check_subject(subject)
-        data = check_data(data)
-        if connect_id is not None:
-            check_connect_id(connect_id)
-        checked = check_headers(headers, owned=True)
-        total = Deadline(check_timeout(timeout))
-        idle = check_timeout(idle_timeout, "idle_timeout")
-        chunks = self._window if window is None else check_count(window, "window")
-        kept = check_timeout(resume, "resume", optional=False)
-        size = None if window_bytes is None else check_count(window_bytes, "window_bytes")
-        start = Deadline(total.at_most(self._timeout))
-        link = self._link(start)
-        protocol_headers = 200 + (0 if connect_id is None else len(connect_id.encode()))
-        check_size(data, checked, link.connection.max_payload, protocol_headers)
-        source = StreamSource(
-            link,
-            self.registry,
-            subject,
-            data,
-            connect_id=connect_id,
-            headers=checked,
-            deadline=total,
-            idle_timeout=idle,
-            plain_idle_timeout=self._timeout,
-            window=min(chunks, _MOST),
-            max_bytes=None if size is None else min(size, _MOST),
-            most_bytes=min(self._window_bytes, _MOST),
-            probe_interval=self._probe_interval,
-            resume=3600.0 if kept is None else min(kept, 3600.0),
-        )
-        source.start(start)
-        return ResponseStream(source, self)
-
-    def stream_request_with_client(
-        self,
-        subject: str,
-        data: Data,
-        connect_id: str,
-        response_handler: ResponseHandler,
-        *,
-        timeout: Optional[float] = None,
-        idle_timeout: Optional[float] = None,
-        headers: Headers = None,
-    ) -> str:
-        """Ask for a streamed answer on behalf of a client, and call ``response_handler(message)`` with each chunk.
-
-        Blocks until the stream is over and returns its end reason: ``completed``, or ``cancelled`` when the handler
-        returned False (only ``False`` stops; None goes on). An exception of the handler cancels the stream and comes
-        through. Raises ClientOfflineError as soon as the client is marked offline in this process, ClosedError when the
-        pool is closed, and what ``stream`` and ``ResponseStream`` raise.
-        """
-        check_connect_id(connect_id)
-        return self._run_stream(subject, data, connect_id, response_handler, timeout, idle_timeout, headers)
-
-    def stream_request(
-        self,
-        subject: str,
-        data: Data,
-        response_handler: ResponseHandler,
-        *,
-        timeout: Optional[float] = None,
-        idle_timeout: Optional[float] = None,
-        headers: Headers = None,
-    ) -> str:
-        """As ``stream_request_with_client``, for a request that belongs to no client."""
-        return self._run_stream(subject, data, None, response_handler, timeout, idle_timeout, headers)
-
-    def _run_stream(
-        self,
-        subject: str,
-        data: Data,
-        connect_id: Optional[str],
-        response_handler: ResponseHandler,
-        timeout: Optional[float],
-        idle_timeout: Optional[float],
-        headers: Headers,
-    ) -> str:
-        check_callable(response_handler, "response_handler")
-        with self.stream(
-            subject, data, connect_id=connect_id, timeout=timeout, idle_timeout=idle_timeout, headers=headers
-        ) as stream:
-            for message in stream.messages():
-                if response_handler(message) is False:
-                    return "cancelled"
-            return stream.end_reason or "cancelled"
-
     # -- who is online ------------------------------------------------------------------------------------------------
 
     def mark_client_online(self, connect_id: str) -> None:
@@ -766,7 +282,7 @@ class Pool(Connections):
         ``lease``: the token of the lease that has ended, None when every stream of the id is meant. Raises ConnectError,
         ClosedError.
         """
-        if lease is not None and self._state != _OPEN:
+        if lease is not None and (self._runtime is None or self.is_closed):
             return  # nothing was requested under this lease, or close() has ended it
         self._link()
         runtime = self._runtime
@@ -794,15 +310,3 @@ class Pool(Connections):
             f"<Pool {self.name!r} {servers} {stats.state}: {stats.connected} of {self._size} connected, "
             f"{stats.streams} streams, {stats.subscriptions} subscriptions, {stats.handlers_running} handlers running>"
         )
-
-
-def _detach_from(pool: Pool) -> Callable[[Subscription], None]:
-    """A callback that does not keep the pool alive."""
-    reference = weakref.ref(pool)
-
-    def detach(subscription: Subscription) -> None:
-        owner = reference()
-        if owner is not None:
-            owner._detach(subscription)
-
-    return detach
