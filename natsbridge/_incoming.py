@@ -14,6 +14,7 @@ from typing import Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, T
 
 from . import _wire
 from ._outgoing import CONFIRM_AFTER
+from ._window import PARCELS, Window
 from ._wire import ACCEPTED, BATCH, CHUNK, END, PROBE, Failure
 
 WAITING, NATIVE, PLAIN, DONE = "waiting", "native", "plain", "done"
@@ -22,14 +23,10 @@ WAITING, NATIVE, PLAIN, DONE = "waiting", "native", "plain", "done"
 MAX_PLAIN_MESSAGES = 65536
 MAX_PLAIN_BYTES = 64 * 1024 * 1024
 
-_ACK_DELAY = 0.1  # seconds of the owner's clock: the longest that a consumed chunk stays un-acknowledged
 _CLOCK_SLACK = 0.001
 _DEFAULT_PROBE_MS = 2000  # how often a responder speaks that does not say how often
 _SUSPECT_PROBES = 0.25  # seconds between probes of a responder that is missing, but may come back
-_ASK_AGAIN = 1.0  # seconds after which a responder that had no room for a larger window is asked again
 _MAX_NAKS = 5  # for one chunk, each after a probe or end that showed it missing still
-
-PARCELS = 8  # parts of the window in which the reader is handed what has arrived
 
 
 class Parcel(NamedTuple):
@@ -73,22 +70,16 @@ class Incoming:
         clock: float = 0.0,
     ) -> None:
         """``window``, ``max_bytes``: granted to the responder. The times are seconds of the owner's clock."""
-        self.window = window
-        self.max_bytes = self.told_bytes = max_bytes  # the latter: as far as the responder knows
-        self._tells_bytes = False  # other ones than agreed; from then on in each acknowledgement, as one may be lost
-        self._cap: Optional[int] = None  # the responder has no room for more,
-        self._capped_at = clock  # or had none then
-        self._largest = 0  # bytes, of the chunks that are large for the window
+        self.window = Window(window, max_bytes, clock)
         self.state = WAITING
         self.ended: Optional[Ended] = None
         self.buffer: Deque[bytes] = deque()
-        self.received = self.acked = 0
+        self.received = 0
         self.unread = 0  # chunks of the last parcel that the reader has not come to yet: its owner says so
         self.ignored = 0
         self._taken = 0
         self._headers: Deque[Optional[Dict[str, str]]] = deque()  # of the chunks in the buffer, where it is plain
         self._buffered_bytes = 0
-        self._unacked_bytes = 0  # taken, not acknowledged
         self._control = ""  # the control prefix of the responder, where it numbers its messages
         self._reply = ""  # its newest reply subject: where everything goes that is said to it
         self._held: Optional[bytes] = None  # from a JetStream stream, unless it turns out to be a plain responder's chunk
@@ -98,7 +89,7 @@ class Incoming:
         self._resume = resume
         self._down_since: Optional[float] = None  # when the own connection was lost
         self._probe_interval, self._max_probes = probe_interval, max_probes
-        self._heard = self._probed = self._acked_at = clock
+        self._heard = self._probed = clock
         self._probes = 0
         self._suspected: Optional[float] = None  # real time of a 503 that nothing has contradicted since,
         self._suspected_clock = clock  # the same by the owner's clock,
@@ -118,40 +109,19 @@ class Incoming:
         their way from now on; None for as many as before.
         """
         self.unread = 0
-        if self.consumed == self.acked:
-            self._acked_at = clock  # the delay counts from the first un-acknowledged one
-        most = self._fitting(self.max_bytes if max_bytes is None else max_bytes, clock)
-        certain = min(most, self.told_bytes)
-        parcel = self._next_parcel(certain)
+        window = self.window
+        wanted = window.wanted(max_bytes, self.consumed, clock)
+        parcel = self._next_parcel(min(wanted, window.told))
         self._buffered_bytes -= parcel.size
         self._taken += len(parcel.chunks)
         self.unread = len(parcel.chunks) - 1
-        if self.state != NATIVE:
+        if self.state != NATIVE or not window.hand(parcel.chunks, parcel.size, self.consumed, wanted):
             return parcel, []
-        self._unacked_bytes += parcel.size
-        self.max_bytes = most
-        if parcel.size > certain // PARCELS:
-            self._largest = max(self._largest, max(map(len, parcel.chunks)))
-        few = 4 * (self.consumed - self.acked) < self.window and 4 * self._unacked_bytes < certain
-        if few and most >= self.told_bytes:
-            return parcel, []
-        says = self._ack(clock)
-        self._unacked_bytes = parcel.size - len(parcel.chunks[0])
-        return parcel, says
+        return parcel, self._ack(clock, ahead=parcel.size - len(parcel.chunks[0]))
 
     def on_wait(self, clock: float) -> List[Say]:
         """The reader has read all there is: an acknowledgement, if the responder may wait for room for a large chunk."""
-        if self.state != NATIVE or self.consumed == self.acked or self._unacked_bytes + self._largest <= self.told_bytes:
-            return []
-        return self._ack(clock)
-
-    def _fitting(self, max_bytes: int, clock: float) -> int:
-        if self._cap is None:
-            return max_bytes
-        if clock - self._capped_at >= _ASK_AGAIN:
-            self._cap = None
-            return max_bytes
-        return min(max_bytes, self._cap)
+        return self._ack(clock) if self.state == NATIVE and self.window.pinches(self.consumed) else []
 
     def _next_parcel(self, most: int) -> Parcel:
         """At most an eighth of the window, so that acknowledgements stay as even as if chunks were taken one by one.
@@ -162,7 +132,7 @@ class Incoming:
         if self._headers:
             chunk = buffer.popleft()
             return Parcel([chunk], len(chunk), self._headers.popleft())
-        count = min(len(buffer), max(1, self.window // PARCELS))
+        count = min(len(buffer), max(1, self.window.chunks // PARCELS))
         if self._buffered_bytes > most // PARCELS:
             mean = self._buffered_bytes // len(buffer)
             count = min(count, max(1, most // PARCELS // mean))
@@ -252,12 +222,9 @@ class Incoming:
                 return []
             self._probes += 1
             return self._probe_it(clock)
-        if self._suspected is not None and self._resume and clock - self._acked_at >= _SUSPECT_PROBES:
+        if self._suspected is not None and self._resume and clock - self.window.acked_at >= _SUSPECT_PROBES:
             return self._ack(clock)
-        if max_bytes is not None and max_bytes < self.told_bytes:
-            self.max_bytes = max_bytes
-            return self._ack(clock)
-        if self.consumed > self.acked and clock - self._acked_at >= _ACK_DELAY:
+        if self.window.narrow(max_bytes) or self.window.overdue(self.consumed, clock):
             return self._ack(clock)
         return []
 
@@ -283,9 +250,8 @@ class Incoming:
     def _accepted(self, _s: int, _d: object, headers: Optional[Mapping[str, str]], _f: object, clock: float) -> List[Say]:
         """It was bound when the first one came in; another one says that more was asked for than there is."""
         params = _wire.parse_params((headers or {}).get(_wire.STREAM, ""))
-        if params is not None and self._tells_bytes:
-            self._cap, self._capped_at = params.bytes, clock
-            self._shrink(params.bytes)
+        if params is not None:
+            self.window.refuse(params.bytes, clock)
         return []
 
     def _chunk(self, seq: int, data: bytes, _h: object, _f: object, clock: float) -> List[Say]:
@@ -389,18 +355,10 @@ class Incoming:
         self._drop_held()
         params = _wire.parse_params(headers.get(_wire.STREAM, ""))
         if params is not None:  # the responder may have capped what it was granted
-            self.window = min(self.window, params.window)
-            if params.bytes < self.told_bytes:
-                self._cap, self._capped_at = params.bytes, clock
-            self._shrink(params.bytes)
+            self.window.agree(params.window, params.bytes, clock)
             self._resume = min(self._resume, params.resume_ms / 1000)
             # It promises to speak so often; whoever is asked more often than that is silent for good reason.
             self._probe_interval = max(self._probe_interval, (params.probe_ms or _DEFAULT_PROBE_MS) / 1000)
-
-    def _shrink(self, room: int) -> None:
-        """The responder has that much room, and may have been told more."""
-        self.told_bytes = min(self.told_bytes, room)
-        self.max_bytes = min(self.max_bytes, room)
 
     def _drop_held(self) -> None:
         self.ignored += self._held is not None
@@ -417,13 +375,8 @@ class Incoming:
         self._headers.append(headers)
         self._buffered_bytes += len(data)
 
-    def _ack(self, clock: float) -> List[Say]:
-        self.acked = self.consumed
-        self._unacked_bytes = 0
-        self._acked_at = clock
-        self._tells_bytes = self._tells_bytes or self.max_bytes != self.told_bytes
-        self.told_bytes = self.max_bytes
-        return self._tell(_wire.encode_ack(self.consumed, self.max_bytes if self._tells_bytes else None), probe=True)
+    def _ack(self, clock: float, ahead: int = 0) -> List[Say]:
+        return self._tell(self.window.acknowledge(self.consumed, clock, ahead), probe=True)
 
     def _probe_it(self, clock: float) -> List[Say]:
         self._probed = clock

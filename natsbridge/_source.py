@@ -324,7 +324,7 @@ class StreamSource:
     def _allowed_idle(self) -> Optional[int]:
         """Inside the lock: the same, for a stream that may have been read faster than it is now; None where it cannot."""
         pace, incoming = self._pace, self._incoming
-        if pace is None or incoming.state != _incoming.NATIVE or incoming.told_bytes <= pace.least:
+        if pace is None or incoming.state != _incoming.NATIVE or incoming.window.told <= pace.least:
             return None
         pace.read(0, time.monotonic())
         return self._allowed()

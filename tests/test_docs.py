@@ -50,6 +50,7 @@ from natsbridge import (
     _pace,
     _sink,
     _source,
+    _window,
     _wire,
 )
 from natsbridge._incoming import Incoming
@@ -594,7 +595,7 @@ def test_the_protocol_has_the_words_of_the_librarys_ends() -> None:
 def test_the_protocol_has_the_constants() -> None:
     modules = {
         module.__name__.rpartition(".")[2]: module
-        for module in (_incoming, _link, _outbox, _outgoing, _pace, _sink, _source, _wire)
+        for module in (_incoming, _link, _outbox, _outgoing, _pace, _sink, _source, _window, _wire)
     }
     text = PROTOCOL.read_text("utf-8").partition("## 15. Constants")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| .* \| (?:every )?([\d.]+)(?: s)? \| `(\w+)\.(\w+)` \|$", text, re.MULTILINE)

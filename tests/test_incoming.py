@@ -517,7 +517,7 @@ def test_a_window_of_one_is_acknowledged_chunk_by_chunk() -> None:
 def test_the_responder_may_have_capped_the_window() -> None:
     incoming = fresh(window=1000, max_bytes=1000)
     give(incoming, accepted(window=8, size=500))
-    assert (incoming.window, incoming.max_bytes) == (8, 500)
+    assert (incoming.window.chunks, incoming.window.bytes) == (8, 500)
     for n in (1, 2):
         give(incoming, message("d", n, b"x"))
     assert read(incoming) == []
@@ -527,14 +527,14 @@ def test_the_responder_may_have_capped_the_window() -> None:
 def test_a_responder_cannot_widen_the_window() -> None:
     incoming = fresh(window=4, max_bytes=500)
     give(incoming, accepted(window=1000, size=10_000))
-    assert (incoming.window, incoming.max_bytes) == (4, 500)
+    assert (incoming.window.chunks, incoming.window.bytes) == (4, 500)
 
 
 @pytest.mark.parametrize("value", ["", "nonsense", "v=1"])
 def test_an_acceptance_that_cannot_be_read_leaves_the_window_alone(value: str) -> None:
     incoming = fresh(window=4, max_bytes=500)
     give(incoming, message("a", 0, headers={_wire.STREAM: value}))
-    assert (incoming.state, incoming.window, incoming.max_bytes) == (NATIVE, 4, 500)
+    assert (incoming.state, incoming.window.chunks, incoming.window.bytes) == (NATIVE, 4, 500)
 
 
 def test_a_few_chunks_are_acknowledged_a_tenth_of_a_second_after_the_first_was_read() -> None:
@@ -606,9 +606,9 @@ def test_every_chunk_is_handed_out_once_in_order_and_acknowledged_in_the_end(
     for step in steps:
         clock += 0.05
         first = incoming.received + 1
-        if step == "chunk" and first - incoming.acked <= window:  # a responder keeps to the window
+        if step == "chunk" and first - incoming.window.acked <= window:  # a responder keeps to the window
             heed(give(incoming, message("d", first, b"%d" % first), clock))
-        elif step == "batch" and first + 2 - incoming.acked <= window:
+        elif step == "batch" and first + 2 - incoming.window.acked <= window:
             heed(give(incoming, batch(first, *(b"%d" % n for n in range(first, first + 3))), clock))
         elif step == "old" and incoming.received:
             heed(give(incoming, message("d", incoming.received, b"old"), clock))
@@ -618,14 +618,14 @@ def test_every_chunk_is_handed_out_once_in_order_and_acknowledged_in_the_end(
             read_one()
         elif step == "tick":
             heed(incoming.on_tick(clock))
-        assert incoming.acked <= incoming.consumed <= incoming.received
+        assert incoming.window.acked <= incoming.consumed <= incoming.received
         assert incoming.consumed == len(out)  # what lies in a parcel has not been consumed
     while read_one():
         pass
     heed(incoming.on_tick(clock + 0.2))
     assert out == [b"%d" % n for n in range(1, incoming.received + 1)]
     assert acks == sorted(acks)
-    assert incoming.acked == incoming.received
+    assert incoming.window.acked == incoming.received
 
 
 def test_a_parcel_is_an_eighth_of_the_window_in_chunks_and_bytes() -> None:
@@ -647,14 +647,14 @@ class Flow:
     def __init__(self, incoming: Incoming) -> None:
         self.incoming = incoming
         self.sent = self.acked = self.unacked_bytes = 0
-        self.max_bytes = incoming.told_bytes  # as far as the responder knows
+        self.max_bytes = incoming.window.told  # as far as the responder knows
         self.waits = 0  # times that both waited until time had passed
         self.on_the_way: List[int] = []  # bytes, whenever the reader took something
         self._sizes: List[int] = []
 
     def send(self, size: int) -> bool:
         """Whether the window was open for a chunk of that size."""
-        full = self.sent - self.acked >= self.incoming.window or self.unacked_bytes + size > self.max_bytes
+        full = self.sent - self.acked >= self.incoming.window.chunks or self.unacked_bytes + size > self.max_bytes
         if full and self.sent > self.acked:
             return False
         self.sent += 1
@@ -770,7 +770,7 @@ def test_a_responder_may_have_no_room_for_more() -> None:
     assert incoming.take(0.0, 9000)[1] == []
     assert give(incoming, message("p", 9)) == [ack(9, "p9", max_bytes=9000)]
     assert give(incoming, accepted(size=5000), 10.0) == []
-    assert (incoming.max_bytes, incoming.told_bytes) == (5000, 5000)
+    assert (incoming.window.bytes, incoming.window.told) == (5000, 5000)
     for n, clock, asked in ((10, 10.9, 5000), (11, 11.0, 9000)):  # but after a while again
         give(incoming, message("d", n, b"x"))
         incoming.take(clock, 9000)
@@ -781,7 +781,7 @@ def test_the_first_acceptance_says_nothing_about_larger_windows() -> None:
     incoming = native(8, window=1000, max_bytes=4000)
     assert give(incoming, accepted(size=4000)) == []  # nor does the same again
     incoming.take(0.0, 8000)
-    assert incoming.max_bytes == 8000
+    assert incoming.window.bytes == 8000
 
 
 def test_a_responder_without_room_for_more_is_believed_also_when_less_is_wanted_by_then() -> None:
@@ -792,9 +792,9 @@ def test_a_responder_without_room_for_more_is_believed_also_when_less_is_wanted_
         give(incoming, message("p", n - 1))
         give(incoming, message("d", n, b"x"))
     give(incoming, accepted(size=5000))
-    assert (incoming.max_bytes, incoming.told_bytes) == (1000, 1000)
+    assert (incoming.window.bytes, incoming.window.told) == (1000, 1000)
     incoming.take(0.0, 9000)
-    assert incoming.max_bytes == 5000
+    assert incoming.window.bytes == 5000
 
 
 def test_a_responder_that_agrees_to_less_is_at_its_limit() -> None:
@@ -802,7 +802,7 @@ def test_a_responder_that_agrees_to_less_is_at_its_limit() -> None:
     give(incoming, accepted(size=3000))
     give(incoming, message("d", 1, b"x"))
     incoming.take(0.0, 4000)
-    assert incoming.max_bytes == 3000
+    assert incoming.window.bytes == 3000
 
 
 def test_a_stream_whose_chunks_grow_is_not_waited_for() -> None:
@@ -1000,7 +1000,7 @@ def test_a_lost_acceptance_is_made_good_by_a_probe() -> None:
     give(incoming, batch(2, b"two", b"three"))  # a plain responder has none: not for us, as far as is known
     assert (incoming.state, incoming.received) == (PLAIN, 1)
     assert give(incoming, message("p", 3, headers=accepted(window=4).headers)) == [nak(2, "p3")]
-    assert (incoming.state, incoming.window) == (NATIVE, 4)
+    assert (incoming.state, incoming.window.chunks) == (NATIVE, 4)
     give(incoming, batch(2, b"two", b"three"))
     assert [incoming.take(0.0)[0] for _ in range(3)] == [
         Parcel([b"one"], 3),

@@ -15,7 +15,7 @@ PACKAGE = Path(natsbridge.__file__).parent
 # The core, from the bottom: a module imports from layers below its own only.
 LAYERS: List[Set[str]] = [
     {"_arguments", "_deadline", "_fork", "_pace", "_threads", "_types", "_wire", "errors"},
-    {"_command", "_outgoing", "_waiter", "message", "options"},
+    {"_command", "_outgoing", "_waiter", "_window", "message", "options"},
     {"_budget", "_incoming", "_mailbox", "_receiver", "_relay", "_workers", "registry"},
     {"_loop"},
     {"_files", "_outbox", "_transport"},

@@ -610,8 +610,8 @@ def believe_any_end(self: Incoming, _s: int, _d: object, _h: object, failure: Op
     return []
 
 
-def acknowledge_the_unread(self: Incoming, clock: float) -> List[Say]:
-    self.acked, self._acked_at = self.consumed, clock
+def acknowledge_the_unread(self: Incoming, clock: float, ahead: int = 0) -> List[Say]:
+    self.window.acknowledge(self.consumed, clock, ahead)
     return self._tell(_wire.encode_ack(self.received), probe=True)
 
 

@@ -1085,11 +1085,11 @@ def test_the_worker_caps_what_a_fast_reader_asks_for(server: EmbeddedServer, uni
         with pool.stream(unique) as stream:
             for _ in range(10_000):
                 next(stream)
-                if stream._source._incoming._cap is not None:
+                if stream._source._incoming.window._room is not None:
                     break
             assert pool._runtime is not None
             assert worker._runtime is not None
-            assert stream._source._incoming.max_bytes == 2 * MIB == worker._runtime.links[0].outgoing.taken
+            assert stream._source._incoming.window.bytes == 2 * MIB == worker._runtime.links[0].outgoing.taken
             for _ in range(10):
                 began = time.monotonic()
                 for _ in range(100):
@@ -1117,7 +1117,7 @@ def test_a_stream_that_was_fast_keeps_nothing_of_it(server: EmbeddedServer, uniq
             most = 0
             for _ in range(1000):
                 next(stream)
-                most = max(most, stream._source._incoming.told_bytes)
+                most = max(most, stream._source._incoming.window.told)
             assert most >= 2 * MIB
             assert pool._runtime is not None
             assert worker._runtime is not None
