@@ -16,7 +16,7 @@ from ._intake import HANDLER_FAILED, NO_REPLY, Counts, Intake, chosen_failure
 from ._types import Data, Headers
 from .errors import ClosedError, Error, ForkedError, MaxPayloadError, ServiceError
 from .message import Message
-from .options import check_data, check_failure
+from .options import check_data, check_failure, check_ran
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -124,7 +124,7 @@ class Endpoint(Intake):
         counts.start()
         began = time.perf_counter_ns()
         try:
-            self._handler(request)
+            check_ran(self._handler(request))
         except BaseException as error:
             counts.finish(time.perf_counter_ns() - began)
             self._on_error(error, request)

@@ -10,8 +10,7 @@ from ._deadline import check_timeout
 from ._endpoint import Endpoint, ServiceHandler
 from ._intake import Intake
 from ._registration import Registration, StreamHandler
-from ._serving import check_handler
-from .options import check_count, check_queue, check_subscription
+from .options import check_count, check_handler, check_queue, check_subscription
 
 if TYPE_CHECKING:
     from .service import Service
@@ -84,7 +83,7 @@ class EndpointGroup:
         """
         service = self._service
         subject, queue = self._subject(name, subject), self._queue(queue_group)
-        check_handler(handler)
+        check_handler(handler, yields=True)
         labels = check_metadata(metadata)
         workers, queued = service._limits(max_workers, max_queued)
         endpoint = Endpoint(service.pool, subject, queue, handler, max_workers=workers, max_queued=queued)
@@ -110,7 +109,7 @@ class EndpointGroup:
         """
         service = self._service
         subject, queue = self._subject(name, subject), self._queue(queue_group)
-        check_handler(handler)
+        check_handler(handler, yields=True)
         labels = {**check_metadata(metadata), STREAM_KEY: "1"}
         workers, queued = service._limits(max_workers, max_queued)
         longest = check_timeout(max_resume, "max_resume", optional=False)

@@ -12,6 +12,7 @@ from ._deadline import Deadline, check_timeout
 from ._workers import Workers
 from .errors import ClosedError, Error, NatsBridgeError, RequestTimeoutError
 from .jsmessage import JetStreamMessage
+from .options import check_ran
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -75,7 +76,7 @@ class Consuming:
 
     def _handle(self, message: JetStreamMessage) -> None:
         try:
-            self._handler(message)
+            check_ran(self._handler(message))
         except BaseException as error:  # SystemExit too: sys.exit() must not take the thread with it
             logger.exception("the handler of %s failed on a message", self.name)
             self._on_error(error if isinstance(error, Exception) else NatsBridgeError(f"a handler raised {error!r}"))

@@ -16,6 +16,7 @@ from ._deadline import Deadline
 from ._intake import HANDLER_FAILED, NO_REPLY, Counts, Intake, chosen_failure
 from ._sink import StreamSink
 from .errors import ClientOfflineError, ClosedError
+from .options import check_ran
 from .registry import OnlineRegistry
 from .responder import ResponseSender, StreamRequest
 
@@ -194,6 +195,8 @@ class Registration(Intake):
             with closing(chunks):  # its own clean-up runs now, in this thread
                 for chunk in chunks:
                     sender.send(chunk)
+        else:
+            check_ran(result)
 
     def _admit_detached(self, sink: StreamSink) -> bool:
         with self._cond:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import signal
 import threading
@@ -13,7 +12,6 @@ from . import _fork
 from ._deadline import Deadline, check_timeout
 from ._waiter import Lock, Waiter
 from .errors import ClosedError, ForkedError, RequestTimeoutError
-from .options import check_callable
 from .presence import PresenceListener
 from .registry import OnlineRegistry
 
@@ -26,13 +24,6 @@ T = TypeVar("T")
 S = TypeVar("S", bound="Serving")
 
 _CLOSE_TIMEOUT = 5.0
-
-
-def check_handler(handler: object) -> None:
-    """Raises TypeError for what cannot be called, or is asynchronous."""
-    check_callable(handler, "handler")
-    if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
-        raise TypeError(f"handler {handler!r} is async: natsbridge calls plain functions and generators on threads")
 
 
 class Served(Protocol):

@@ -18,7 +18,7 @@ from ._context import INACTIVE_THRESHOLD, Binding
 from ._deadline import Deadline, check_timeout
 from ._handling import JetStreamHandler
 from .buckets import Buckets
-from .options import check_callable, check_count, check_subscription
+from .options import check_count, check_handler, check_subscription
 from .ordered import OrderedConsumer, ordered_config
 from .pulling import PullSubscription
 from .pushing import PushSubscription
@@ -137,7 +137,7 @@ class JetStream(Buckets):
         ValueError, and what every call raises.
         """
         if cb is not None:
-            check_callable(cb, "cb")
+            check_handler(cb, "cb")
         check_count(max_workers, "max_workers")
         check_timeout(nak_delay, "nak_delay")
         limits = (
@@ -189,7 +189,7 @@ class JetStream(Buckets):
     ) -> PushSubscription:
         """Subscribe to a push consumer that exists, without asking the server for it; parameters as in ``subscribe``."""
         if cb is not None:
-            check_callable(cb, "cb")
+            check_handler(cb, "cb")
         check_count(max_workers, "max_workers")
         check_timeout(nak_delay, "nak_delay")
         limits = (

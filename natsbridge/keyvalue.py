@@ -29,7 +29,7 @@ from ._waiter import Abandoned
 from ._watching import Watcher
 from .errors import BadSubjectError, RequestTimeoutError
 from .jsmessage import JetStreamMessage
-from .options import check_callable, check_subject
+from .options import check_handler, check_subject
 
 if TYPE_CHECKING:
     from typing_extensions import TypeAlias
@@ -229,7 +229,7 @@ class KeyValue(Bucket):
         follows: bool = True,
     ) -> KeyWatcher:
         if handler is not None:
-            check_callable(handler, "handler")
+            check_handler(handler)
         check_timeout(inactive_threshold, "inactive_threshold")
         if not isinstance(keys, (str, list, tuple)):
             raise TypeError(f"keys must be a str or a list of them, not {keys!r} ({type(keys).__name__})")

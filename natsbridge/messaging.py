@@ -14,9 +14,9 @@ from .connections import Connections
 from .errors import RequestTimeoutError
 from .message import Message
 from .options import (
-    check_callable,
     check_count,
     check_data,
+    check_handler,
     check_headers,
     check_line,
     check_queue,
@@ -121,7 +121,7 @@ class Messaging(Connections):
             check_count(max_messages, "max_messages")
         pause = None if stall is None else check_interval(stall, "stall")
         if sentinel is not True and sentinel is not False:
-            check_callable(sentinel, "sentinel")
+            check_handler(sentinel, "sentinel")
         is_last = empty_payload if sentinel is True else (sentinel or None)
         deadline = Deadline(total)
         link = self._link(deadline)
@@ -163,7 +163,7 @@ class Messaging(Connections):
         if queue != "":
             check_line(subject, check_queue(queue))
         if handler is not None:
-            check_callable(handler, "handler")
+            check_handler(handler)
         check_count(max_msgs, "max_msgs", least=0)
         check_count(pending_messages, "pending_messages")
         check_count(pending_bytes, "pending_bytes")

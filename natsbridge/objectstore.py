@@ -26,7 +26,7 @@ from ._waiter import Abandoned
 from ._watching import Watcher
 from .errors import DisconnectedError, Error, NatsBridgeError, RequestTimeoutError
 from .jsmessage import JetStreamMessage
-from .options import MAX_SUBJECT_BYTES, check_callable, check_count
+from .options import MAX_SUBJECT_BYTES, check_count, check_handler
 
 if TYPE_CHECKING:
     from typing_extensions import TypeAlias
@@ -143,7 +143,7 @@ class ObjectStore(Bucket):
         follows: bool = True,
     ) -> ObjectWatcher:
         if handler is not None:
-            check_callable(handler, "handler")
+            check_handler(handler)
         policy = api.DeliverPolicy.ALL if include_history else api.DeliverPolicy.LAST_PER_SUBJECT
         consumer = self._read(
             OBJ_ALL_META_PRE_TEMPLATE.format(bucket=self._name),
@@ -181,7 +181,7 @@ class ObjectStore(Bucket):
         when nothing comes for ``timeout`` seconds; what writing raises; TypeError, and what every call raises.
         """
         if progress is not None:
-            check_callable(progress, "progress")
+            check_handler(progress, "progress")
         store, info = self, self.get_info(name, show_deleted)
         for _ in range(_MOST_LINKS):
             link = info.options.link if info.options is not None else None
@@ -262,7 +262,7 @@ class ObjectStore(Bucket):
         MaxPayloadError (a chunk size beyond the server's), TypeError, ValueError, and what every call raises.
         """
         if progress is not None:
-            check_callable(progress, "progress")
+            check_handler(progress, "progress")
         meta = dataclasses.replace(meta) if meta is not None else api.ObjectMeta()
         meta.name = name if name or meta.name is None else meta.name
         subject = self._meta(meta.name)

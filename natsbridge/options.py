@@ -5,8 +5,10 @@ Every check raises in the caller's thread, with the offending value in the messa
 
 from __future__ import annotations
 
+import inspect
 import re
 import ssl
+import types
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
@@ -215,9 +217,23 @@ def check_failure(code: object, description: object) -> Failure:
     return Failure(number, description)
 
 
-def check_callable(value: object, name: str) -> None:
+def check_handler(value: object, name: str = "handler", *, yields: bool = False) -> None:
+    """Raises TypeError for what cannot be called, is ``async`` or, unless it ``yields``, is a generator function."""
     if not callable(value):
         raise TypeError(f"{name} must be callable, not {value!r} ({type(value).__name__})")
+    for function in (value, type(value).__call__):  # the latter: of an object that has the method
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"{name} {value!r} is async: natsbridge calls plain functions, on threads")
+        if not yields and inspect.isgeneratorfunction(function):
+            raise TypeError(f"{name} {value!r} is a generator function: calling it would run nothing of it")
+
+
+def check_ran(result: object, name: str = "handler") -> None:
+    """Raises TypeError when what ``name`` returned is what has yet to run, such as the coroutine of a lambda."""
+    if isinstance(result, (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)):
+        if not isinstance(result, types.AsyncGeneratorType):
+            result.close()  # Python warns of a coroutine that nobody awaits
+        raise TypeError(f"{name} returned {result!r}, which nobody runs: it must do its work itself")
 
 
 # -- connecting -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from ._context import Settings, api_prefix
 from ._deadline import Deadline, check_interval
 from ._link import LinkStats
 from .jetstream import JetStream
-from .options import ConnectOptions, ErrorCallback, Servers, check_callable, check_count
+from .options import ConnectOptions, ErrorCallback, Servers, check_count, check_handler
 from .registry import OnlineRegistry, online_clients
 from .service import Service, StatsHandler
 from .streaming import Streaming
@@ -141,7 +141,7 @@ class Pool(Streaming):
         self._window_bytes = check_count(window_bytes, "window_bytes")
         self._probe_interval = check_interval(probe_interval, "probe_interval")
         if error_callback is not None:
-            check_callable(error_callback, "error_callback")
+            check_handler(error_callback, "error_callback")
         if uvloop not in (None, True, False):
             raise TypeError(f"uvloop must be True, False or None, not {uvloop!r}")
         super().__init__(

@@ -18,7 +18,7 @@ from ._waiter import Abandoned
 from .errors import ClosedError, FetchTimeoutError
 from .jsmessage import AckPort, JetStreamMessage
 from .manager import Manager
-from .options import check_callable, check_count
+from .options import check_count, check_handler
 
 S = TypeVar("S", bound="PullSubscription")
 
@@ -155,7 +155,7 @@ class PullSubscription:
 
         Raises TypeError, ValueError, ForkedError.
         """
-        check_callable(handler, "handler")
+        check_handler(handler)
         check_count(max_workers, "max_workers")
         check_timeout(nak_delay, "nak_delay")
         check_count(batch, "batch")

@@ -9,7 +9,7 @@ from ._deadline import Deadline, check_timeout
 from ._sink import StreamSink
 from ._types import Data
 from .errors import BusyError, ForkedError, StreamError
-from .options import check_callable, check_chunk, check_failure
+from .options import check_chunk, check_failure, check_handler
 
 
 class StreamRequest:
@@ -103,7 +103,7 @@ class ResponseSender:
 
         It runs on one thread that all of the subscriber's callbacks share, so it should be short. Exceptions are logged.
         """
-        check_callable(callback, "callback")
+        check_handler(callback, "callback")
         self._own().add_offline_callback(callback)
 
     def detach(self) -> ResponseSender:

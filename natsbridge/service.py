@@ -30,7 +30,7 @@ from ._group import EndpointGroup, Listed, check_metadata, check_name, wrong
 from ._intake import Counts
 from ._serving import Serving
 from .errors import Error, RequestTimeoutError
-from .options import check_callable, check_count, check_line, check_queue
+from .options import check_count, check_handler, check_line, check_queue
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -78,7 +78,7 @@ class Service(Serving, EndpointGroup):
         if not isinstance(description, str):
             raise TypeError(f"description must be a str, not {description!r}")
         if stats_handler is not None:
-            check_callable(stats_handler, "stats_handler")
+            check_handler(stats_handler, "stats_handler")
         Serving.__init__(self, pool, pool.registry, "service")
         EndpointGroup.__init__(self, self, "", check_queue(queue_group))
         self.name, self.version, self.description = name, version, description

@@ -9,7 +9,16 @@ from ._source import StreamSource
 from ._types import Data, Headers
 from .message import Message
 from .messaging import Messaging
-from .options import check_callable, check_connect_id, check_count, check_data, check_headers, check_size, check_subject
+from .options import (
+    check_connect_id,
+    check_count,
+    check_data,
+    check_handler,
+    check_headers,
+    check_ran,
+    check_size,
+    check_subject,
+)
 from .registry import OnlineRegistry
 from .requester import ResponseStream
 
@@ -130,11 +139,13 @@ class Streaming(Messaging):
         idle_timeout: Optional[float],
         headers: Headers,
     ) -> str:
-        check_callable(response_handler, "response_handler")
+        check_handler(response_handler, "response_handler")
         with self.stream(
             subject, data, connect_id=connect_id, timeout=timeout, idle_timeout=idle_timeout, headers=headers
         ) as stream:
             for message in stream.messages():
-                if response_handler(message) is False:
+                answer = response_handler(message)
+                if answer is False:
                     return "cancelled"
+                check_ran(answer, "response_handler")
             return stream.end_reason or "cancelled"

@@ -6,8 +6,8 @@ from typing import Callable, List, Optional, TypeVar, Union
 
 from ._deadline import Deadline, check_timeout
 from ._registration import Registration, RegistrationStats, StreamHandler
-from ._serving import Serving, check_handler
-from .options import Servers, check_count, check_line, check_queue, check_subscription
+from ._serving import Serving
+from .options import Servers, check_count, check_handler, check_line, check_queue, check_subscription
 from .pool import Pool
 from .registry import OnlineRegistry
 
@@ -113,7 +113,7 @@ class Subscriber(Serving):
         check_subscription(subject)
         if queue != "":
             check_line(subject, check_queue(queue))
-        check_handler(handler)
+        check_handler(handler, yields=True)
         workers = self.max_workers if max_workers is None else check_count(max_workers, "max_workers")
         queued = self.max_queued if max_queued is None else check_count(max_queued, "max_queued", 0)
         self._check()

@@ -25,7 +25,7 @@ from .errors import (
     SlowConsumerError,
 )
 from .message import Message, Respond
-from .options import check_count
+from .options import check_count, check_ran
 
 logger = logging.getLogger("natsbridge")
 
@@ -191,7 +191,7 @@ class Subscription:
                 self._on_end(self)
                 break
             try:
-                handler(message)
+                check_ran(handler(message))
             except BaseException as error:  # SystemExit too: sys.exit() must not take the messages behind it along
                 logger.exception("the handler of %r failed on a message", self.subject)
                 self._on_error(error if isinstance(error, Exception) else NatsBridgeError(f"a handler raised {error!r}"))

@@ -168,7 +168,7 @@ def test_the_core_needs_nothing_but_the_standard_library_and_nats(module: str) -
         "__future__", "_socket", "_thread", "asyncio", "atexit", "base64", "binascii", "collections", "concurrent",
         "contextlib", "copy", "dataclasses", "datetime", "email", "enum", "functools", "hashlib", "inspect", "io",
         "itertools", "json", "logging", "math", "operator", "os", "pathlib", "random", "re", "secrets", "signal",
-        "socket", "ssl", "struct", "sys", "threading", "time", "typing", "urllib", "weakref",
+        "socket", "ssl", "struct", "sys", "threading", "time", "types", "typing", "urllib", "weakref",
     }  # fmt: skip
     optional = {"uvloop"} if module == "_loop" else {"gevent"} if module == "_threads" else set()
     roots = {name.split(".")[0] for name in outside(module)}

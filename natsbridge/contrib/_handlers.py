@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, TypeVar
 
 from .. import Subscriber
-from ..options import check_callable, check_count, check_queue, check_subscription
+from ..options import check_count, check_handler, check_queue, check_subscription
 
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -44,7 +44,7 @@ class Handlers:
                 check_count(value, name, least)
 
         def decorate(handler: H) -> H:
-            check_callable(handler, "handler")
+            check_handler(handler, yields=True)
             self.planned.append(Planned(subject, queue, handler, max_workers, max_queued))
             return handler
 
