@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import time
 from typing import TYPE_CHECKING, Callable, Set
 
@@ -138,8 +139,7 @@ class Endpoint(Intake):
         failure = chosen_failure(_as_ours(error))
         data = error.data if failure is not None and isinstance(error, ServiceError) else b""
         if failure is None:
-            logger.error("the handler of %s failed", request.subject, exc_info=error)
-            request._counts.fail()
+            self._failed(error, request.subject, request._counts)
             failure = _wire.Failure(500, HANDLER_FAILED)
         request._count(failure)
         if not request.reply:
@@ -165,7 +165,7 @@ class Endpoint(Intake):
 
 def _as_ours(error: BaseException) -> BaseException:
     """An error that was raised with nats-py's class, whose code is a string, as ours."""
-    if isinstance(error, NatsServiceError) and str(error.code).isdigit():
+    if isinstance(error, NatsServiceError) and re.fullmatch("[0-9]{1,6}", str(error.code)):
         return ServiceError(int(error.code), error.description)
     return error
 

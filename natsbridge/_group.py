@@ -58,7 +58,7 @@ class EndpointGroup:
         name: a subject, also of several tokens; "" for no prefix. queue_group: the default for its endpoints.
         """
         if name != "":
-            check_subscription(name)
+            check_subscription(name, "group")
             if name.endswith(">"):
                 raise ValueError(f"group {name!r} ends in '>', behind which there is no room for an endpoint's subject")
         prefix = ".".join(part for part in (self._prefix, name) if part)

@@ -10,7 +10,7 @@ import nats.errors
 from . import _fork
 from ._deadline import Deadline, check_timeout
 from ._workers import Workers
-from .errors import ClosedError, Error, NatsBridgeError, RequestTimeoutError
+from .errors import ClosedError, Error, RequestTimeoutError, as_exception
 from .jsmessage import JetStreamMessage
 from .options import check_ran
 
@@ -79,7 +79,7 @@ class Consuming:
             check_ran(self._handler(message))
         except BaseException as error:  # SystemExit too: sys.exit() must not take the thread with it
             logger.exception("the handler of %s failed on a message", self.name)
-            self._on_error(error if isinstance(error, Exception) else NatsBridgeError(f"a handler raised {error!r}"))
+            self._on_error(as_exception(error))
             if self._nak:
                 self._settle(message, lambda: message.nak(self._nak_delay))
         else:

@@ -35,7 +35,7 @@ def chosen_failure(error: BaseException) -> Optional[_wire.Failure]:
 
     An exception's text may hold what is nobody else's business, so it stays in this process.
     """
-    if not isinstance(error, ServiceError) or isinstance(error, BusyError):
+    if not isinstance(error, ServiceError) or isinstance(error, BusyError) or error.received:
         return None
     try:
         return check_failure(error.code, error.description)
@@ -82,7 +82,7 @@ class Counts:
         """The text is the one that the requester gets: everybody may ask for the figures of a service."""
         with self.lock:
             self.errors += 1
-            self.last_error = f"{failure.code}:{failure.description}"
+            self.last_error = f"{failure.code}:{_wire.one_line(failure.description)}"
 
     def finish(self, nanoseconds: int) -> None:
         with self.lock:
@@ -121,8 +121,8 @@ class Intake:
     # -- requests, on the loop ----------------------------------------------------------------------------------------
 
     def _on_message(self, msg: Msg) -> None:
-        if msg.headers and _wire.STATUS in msg.headers and not msg.data:
-            return
+        if not msg.reply and msg.headers and _wire.STATUS in msg.headers and not msg.data:
+            return  # the server's: what is published from a handler may have had this subject for its reply
         counts = self.counts
         counts.receive()
         self._on_request(msg, counts)
@@ -130,6 +130,13 @@ class Intake:
     def _on_request(self, msg: Msg, counts: Counts) -> None:
         """On the loop: have the request served, or refuse it."""
         raise NotImplementedError
+
+    def _failed(self, error: BaseException, subject: str, counts: Counts) -> None:
+        """A handler raised what it did not mean to."""
+        logger.error("the handler of %s failed", subject, exc_info=error)
+        counts.fail()
+        assert self._runtime is not None
+        self._runtime.tell(error)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

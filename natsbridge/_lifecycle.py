@@ -18,6 +18,7 @@ L = TypeVar("L", bound="Lifecycle")
 
 _NEW, _OPEN, _CLOSED = "new", "open", "closed"
 _LATE_CLOSE_TIMEOUT = 2.0
+_GRACE = 0.5  # seconds for handlers to see that it is over, where all the time that there was has passed
 
 
 class Attached(Protocol):
@@ -25,6 +26,12 @@ class Attached(Protocol):
 
     def drain(self, timeout: Optional[float]) -> None: ...
     def pool_closes(self, deadline: Deadline) -> None: ...
+
+
+def check_pool(value: object) -> None:
+    """Raises TypeError."""
+    if not isinstance(value, Lifecycle):
+        raise TypeError(f"pool must be a Pool, not of type {type(value).__name__}: Pool(servers) makes one")
 
 
 class Lifecycle:
@@ -81,7 +88,7 @@ class Lifecycle:
             return runtime
         opening = self._opening  # a forked child gets another one, while a greenlet that was in here goes on there
         if not opening.acquire(deadline):
-            raise RequestTimeoutError(f"another thread was still connecting after {deadline.timeout} s")
+            raise RequestTimeoutError(f"another thread was still connecting after {deadline.timeout:g} s")
         try:
             with self._lock:
                 self._check_not_closed()
@@ -148,8 +155,10 @@ class Lifecycle:
                 thing.drain(deadline.remaining())
             if runtime is not None and self._state == _OPEN:
                 runtime.flush(deadline)
-        finally:
-            self.close(deadline.at_most(5.0) if not deadline.passed() else 0.5)
+        except BaseException:
+            self.close(_GRACE)
+            raise
+        self.close(max(deadline.at_most(5.0), _GRACE))
 
     def __enter__(self: L) -> L:
         return self.open()

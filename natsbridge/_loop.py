@@ -82,7 +82,7 @@ class LoopThread:
             ready.wait(deadline)
         except Abandoned:
             raise NatsBridgeError(
-                f"thread {self.name!r} did not start within {deadline.timeout} s; does this host allow threads "
+                f"thread {self.name!r} did not start within {deadline.timeout:g} s; does this host allow threads "
                 "(uWSGI needs --enable-threads)?"
             ) from None
         except BaseException:  # an interrupt, perhaps just after the loop came up: nobody else would end it
@@ -266,7 +266,7 @@ class LoopThread:
             return waiter.wait(deadline)
         except Abandoned:
             self.post_quietly(job.abandon)
-            raise RequestTimeoutError(f"{what} did not finish within {deadline.timeout} s") from None
+            raise RequestTimeoutError(f"{what} did not finish within {deadline.timeout:g} s") from None
         except BaseException:
             self.post_quietly(job.abandon)
             raise

@@ -178,8 +178,8 @@ class Outbox:
             while self._bytes + size > self._limit and self._queue:
                 if deadline.passed():
                     raise RequestTimeoutError(
-                        f"the outbox was full ({self._bytes} bytes) for {deadline.timeout} s: the server is gone or reads "
-                        "too slowly; the message was not queued"
+                        f"the outbox was full ({self._bytes} bytes) for {deadline.timeout:g} s: the server is gone or "
+                        "reads too slowly; the message was not queued"
                     )
                 self._room.wait_slice(deadline.remaining())
                 if self._closed:

@@ -181,8 +181,7 @@ class Registration(Intake):
         if chosen is not None:
             sink.end(chosen)
             return
-        logger.error("the handler of %s failed", request.subject, exc_info=error)
-        counts.fail()
+        self._failed(error, request.subject, counts)
         # Another client's is this handler's failure like any other. An exception's text stays in this process: it may hold
         # what is nobody else's business.
         another = isinstance(error, ClientOfflineError)

@@ -16,7 +16,7 @@ from ._link import Link
 from ._loop import LoopThread
 from ._waiter import Abandoned, Waiter
 from ._workers import Workers
-from .errors import RequestTimeoutError
+from .errors import RequestTimeoutError, as_exception
 from .options import ConnectOptions, ErrorCallback
 
 logger = logging.getLogger("natsbridge")
@@ -79,15 +79,19 @@ class Runtime:
                 waiter.wait(deadline)
             except Abandoned:
                 raise RequestTimeoutError(
-                    f"the server did not confirm what was published within {deadline.timeout} s: it is unreachable or slow"
+                    f"the server did not confirm what was published within {deadline.timeout:g} s: it is gone or slow"
                 ) from None
 
     def report(self, error: Exception) -> None:
         """Log an error that has no caller to be raised to, and hand it to the user's callback, on the callback thread."""
         logger.warning("%s", error)
-        callback = self._error_callback
+        self.tell(error)
+
+    def tell(self, error: BaseException) -> None:
+        """The latter alone."""
+        callback, told = self._error_callback, as_exception(error)
         if callback is not None:
-            self.callbacks.submit(lambda: callback(error))
+            self.callbacks.submit(lambda: callback(told))
 
     def close(self, deadline: Deadline) -> None:
         for link in self.links:

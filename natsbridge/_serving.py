@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Protocol, Type
 
 from . import _fork
 from ._deadline import Deadline, check_timeout
-from ._waiter import Lock, Waiter
+from ._waiter import Lock, LongLock, Waiter
 from .errors import ClosedError, ForkedError, RequestTimeoutError
 from .presence import PresenceListener
 from .registry import OnlineRegistry
@@ -24,6 +24,7 @@ T = TypeVar("T")
 S = TypeVar("S", bound="Serving")
 
 _CLOSE_TIMEOUT = 5.0
+_GRACE = 0.5  # seconds for handlers to see that it is over, where all the time that there was has passed
 
 
 class Served(Protocol):
@@ -46,6 +47,7 @@ class Serving:
         self.pool, self.registry = pool, registry
         self._noun = noun
         self._generation = _fork.generation
+        self._starting = LongLock()  # held by start, so that whoever calls it returns when everything is served
         self._lock = Lock()  # guards everything below
         self._served: List[Served] = []
         self._planned: List[Served] = []  # before start
@@ -113,18 +115,21 @@ class Serving:
     def start(self: S) -> S:
         """Subscribe what was registered before the start; idempotent. Returns itself. Raises what subscribing raises."""
         self._check()
-        self._attach()
-        while True:
-            with self._lock:
-                if not self._planned:
-                    return self
-                served = self._planned.pop(0)
-            try:
-                self._register(served)
-            except BaseException:
+        starting = Deadline(self.pool._timeout)
+        if not self._starting.acquire(starting):
+            raise RequestTimeoutError(f"another thread was still starting this {self._noun} after {starting.timeout:g} s")
+        try:
+            self._attach()
+            while True:
                 with self._lock:
-                    self._planned.insert(0, served)
-                raise
+                    if not self._planned:
+                        return self
+                    served = self._planned[0]
+                self._register(served)
+                with self._lock:
+                    self._planned.remove(served)
+        finally:
+            self._starting.release()
 
     def run(self, *, drain_timeout: Optional[float] = 30.0) -> None:
         """Serve until SIGINT or SIGTERM, or ``close`` from another thread; then drain, and close.
@@ -162,10 +167,12 @@ class Serving:
             for served in everything:
                 if not served.wait_idle(deadline):
                     raise RequestTimeoutError(
-                        f"draining {served.subject!r} was not through within {timeout} s: {served.unfinished()}"
+                        f"draining {served.subject!r} was not through within {timeout:g} s: {served.unfinished()}"
                     )
-        finally:
-            self.close()
+        except BaseException:
+            self.close(_GRACE)
+            raise
+        self.close()
 
     def close(self, timeout: float = _CLOSE_TIMEOUT) -> None:
         """Stop serving now: open streams end with an error for their requesters, and ``send`` raises ClosedError.

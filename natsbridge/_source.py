@@ -407,7 +407,7 @@ class StreamSource:
         if failure.library == "offline":
             return ClientOfflineError(self.connect_id, "offline")
         if failure.library == "deadline":
-            return RequestTimeoutError(f"the stream from {self.subject!r} did not end within {self._deadline.timeout} s")
+            return RequestTimeoutError(f"the stream from {self.subject!r} did not end within {self._deadline.timeout:g} s")
         if failure.library in ("disconnected", "shutdown", "unknown"):
             return ResponderLostError(f"the stream from {self.subject!r} is incomplete: {failure.description}")
-        return StreamError(failure.code, failure.description)
+        return StreamError(failure.code, failure.description).as_received()

@@ -7,7 +7,7 @@ failure, the class here derives from both, so existing ``except`` clauses go on 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import nats.errors
 import nats.js.errors
@@ -15,6 +15,8 @@ from nats.errors import Error
 
 if TYPE_CHECKING:
     from nats.js.api import PubAck
+
+E = TypeVar("E", bound="ServiceError")
 
 __all__ = [
     "BadHeaderError",
@@ -62,6 +64,11 @@ class NatsBridgeError(Error):
         return (type(self), self._facts())
 
 
+def as_exception(error: BaseException) -> Exception:
+    """For natsbridge itself: what a handler raised, for those who are told of exceptions; ``sys.exit`` raises none."""
+    return error if isinstance(error, Exception) else NatsBridgeError(f"a handler raised {error!r}")
+
+
 class ClientOfflineError(NatsBridgeError):
     """The client of a stream is gone; raised by ``ResponseSender.send`` and by a requester whose own id went offline.
 
@@ -87,14 +94,25 @@ class ServiceError(NatsBridgeError):
     """A service answered with an error; raised by ``Message.raise_for_error``, and by handlers that answer with one.
 
     ``code``: an integer, after HTTP status codes (500: the handler failed). ``description``: the service's own words, at
-    most one line. ``data``: the payload that came, or goes, with it.
+    most one line. ``data``: the payload that came, or goes, with it. ``received``: it came from a service. A handler that
+    lets such a one through fails as with any other exception: what one service tells it need not be for whoever asks it.
     """
+
+    received = False
 
     def __init__(self, code: int, description: str, data: bytes = b"") -> None:
         super().__init__(f"the service answered with error {code}: {description}")
         self.code = code
         self.description = description
         self.data = data
+
+    def as_received(self: E) -> E:
+        """For natsbridge itself: the same, ``received``."""
+        self.received = True
+        return self
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return (*super().__reduce__(), {"received": self.received})
 
     def _facts(self) -> Tuple[Any, ...]:
         return (self.code, self.description, self.data)

@@ -57,7 +57,7 @@ class Message:
         assert failure is not None
         if failure.library == "busy":
             raise BusyError(f"the service is busy: {failure.description}")
-        raise ServiceError(failure.code, failure.description, self.data)
+        raise ServiceError(failure.code, failure.description, self.data).as_received()
 
     def __repr__(self) -> str:
         reply = f" reply={self.reply!r}" if self.reply else ""

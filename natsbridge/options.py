@@ -81,9 +81,9 @@ def check_subject(subject: object, name: str = "subject") -> str:
     return _check_subject(subject, name, False)
 
 
-def check_subscription(subject: object) -> str:
+def check_subscription(subject: object, name: str = "subject") -> str:
     """A subject to subscribe to: wildcards allowed as whole tokens. Raises TypeError or BadSubjectError."""
-    return _check_subject(subject, "subject", True)
+    return _check_subject(subject, name, True)
 
 
 def check_line(*names: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from typing import Callable, Deque, Optional, Union
@@ -72,8 +73,9 @@ class ReplyInbox:
         status = msg.headers.get(_wire.STATUS) if msg.headers and not msg.data else None
         if status == _wire.NO_RESPONDERS:
             self.finish("no_responders", NoRespondersError(self.subject))
-        elif status is not None and status.isdigit():
-            self.finish("status", StreamError(int(status), (msg.headers or {}).get("Description", "status message")))
+        elif status is not None and re.fullmatch("[0-9]{3}", status):
+            words = (msg.headers or {}).get("Description", "status message")
+            self.finish("status", StreamError(int(status), words).as_received())
         elif len(self.messages) >= MAX_MESSAGES or self._bytes + len(msg.data) > MAX_BYTES:
             unread = f"{len(self.messages)} replies, {self._bytes} bytes unread"
             self.finish("overflow", SlowConsumerError(self.subject, unread))

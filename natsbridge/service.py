@@ -28,6 +28,7 @@ from ._discovery import Discovery
 from ._endpoint import Endpoint
 from ._group import EndpointGroup, Listed, check_metadata, check_name, wrong
 from ._intake import Counts
+from ._lifecycle import check_pool
 from ._serving import Serving
 from .errors import Error, RequestTimeoutError
 from .options import check_count, check_handler, check_line, check_queue
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from .pool import Pool
 
 logger = logging.getLogger("natsbridge")
+
+_EXCEPTION_TIMEOUT = 5.0  # seconds
 
 StatsHandler = Callable[[EndpointStats], Any]
 
@@ -73,6 +76,7 @@ class Service(Serving, EndpointGroup):
         max_workers: int = 16,
         max_queued: int = 16,
     ) -> None:
+        check_pool(pool)
         check_name(name, "a service's name")
         _check_version(version)
         if not isinstance(description, str):
@@ -138,7 +142,7 @@ class Service(Serving, EndpointGroup):
     def drain(self, timeout: Optional[float] = 30.0) -> None:
         """The same as ``stop``."""
         deadline = Deadline(check_timeout(timeout))
-        serving = self._started and not self._closed and self._generation == _fork.generation
+        serving = bool(self._served) and self._generation == _fork.generation
         super().drain(timeout)
         if serving:
             try:
@@ -168,7 +172,14 @@ class Service(Serving, EndpointGroup):
         self._stopped.set()
 
     def __exit__(self, *exc_info: object) -> None:
-        self.stop()
+        """``stop``; but an exception that leaves the block waits for 5 seconds at most, and is not replaced by another."""
+        if exc_info[0] is None:
+            self.stop()
+            return
+        try:
+            self.stop(_EXCEPTION_TIMEOUT)
+        except Error as error:
+            logger.warning("%s", error)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -241,7 +252,7 @@ class Service(Serving, EndpointGroup):
                 data = self._stats_handler(stats)
                 json.dumps(data, allow_nan=False)
                 stats.data = data
-            except Exception:
+            except BaseException:  # SystemExit too, or nobody would be answered
                 logger.exception("the stats_handler of service %r failed on endpoint %r", self.name, listed.name)
         return stats
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, TypeVar
 
 from nats.micro.service import (
@@ -19,6 +19,7 @@ from nats.micro.service import (
 )
 
 from ._group import check_name
+from ._lifecycle import check_pool
 from .errors import BadSubjectError, NoRespondersError
 from .options import check_subject
 
@@ -46,6 +47,7 @@ class ServiceClient:
     """
 
     def __init__(self, pool: Pool) -> None:
+        check_pool(pool)
         self._pool = pool
 
     def ping(
@@ -134,4 +136,6 @@ def _time(text: str) -> datetime:
         raise ValueError(f"{text!r} is no point in time")
     seconds, fraction, zone = match.groups()
     micros = ((fraction or ".")[1:7]).ljust(6, "0")
-    return datetime.strptime(f"{seconds.upper()}.{micros}{'+00:00' if zone in 'Zz' else zone}", "%Y-%m-%dT%H:%M:%S.%f%z")
+    zone = "+00:00" if zone in "Zz" else zone
+    # In UTC, as nats-py's to_dict writes whatever it holds.
+    return datetime.strptime(f"{seconds.upper()}.{micros}{zone}", "%Y-%m-%dT%H:%M:%S.%f%z").astimezone(timezone.utc)

@@ -19,10 +19,10 @@ from .errors import (
     ClosedError,
     Error,
     ForkedError,
-    NatsBridgeError,
     PermissionDeniedError,
     RequestTimeoutError,
     SlowConsumerError,
+    as_exception,
 )
 from .message import Message, Respond
 from .options import check_count, check_ran
@@ -144,7 +144,7 @@ class Subscription:
         try:
             message = self._inflow.mailbox.take(deadline)
         except Abandoned:
-            raise RequestTimeoutError(f"no message came on {self.subject!r} within {timeout} s") from None
+            raise RequestTimeoutError(f"no message came on {self.subject!r} within {timeout:g} s") from None
         if message is None:
             raise ClosedError(f"the subscription to {self.subject!r} has ended")
         return message
@@ -194,7 +194,7 @@ class Subscription:
                 check_ran(handler(message))
             except BaseException as error:  # SystemExit too: sys.exit() must not take the messages behind it along
                 logger.exception("the handler of %r failed on a message", self.subject)
-                self._on_error(error if isinstance(error, Exception) else NatsBridgeError(f"a handler raised {error!r}"))
+                self._on_error(as_exception(error))
         with self._cond:
             self._scheduled = False
             self._cond.notify_all()
@@ -257,7 +257,7 @@ class Subscription:
                     what=f"draining {self.subject!r}",
                 )
             if not self._wait_handled(deadline):
-                raise RequestTimeoutError(f"the handler of {self.subject!r} was not through within {timeout} s")
+                raise RequestTimeoutError(f"the handler of {self.subject!r} was not through within {timeout:g} s")
         finally:
             self.end(None, discard=False)
 

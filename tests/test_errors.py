@@ -133,7 +133,8 @@ def test_streams_and_busy_workers_fail_as_services_do() -> None:
 
 def test_the_payload_of_a_services_error_survives_pickling() -> None:
     again = pickle.loads(pickle.dumps(errors.ServiceError(409, "taken", b"{}")))
-    assert (again.code, again.description, again.data) == (409, "taken", b"{}")
+    assert (again.code, again.description, again.data, again.received) == (409, "taken", b"{}", False)
+    assert pickle.loads(pickle.dumps(again.as_received())).received
 
 
 def test_a_timeout_prints_plain_text() -> None:

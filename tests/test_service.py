@@ -21,6 +21,7 @@ from natsbridge import (
     BusyError,
     ClientOfflineError,
     ClosedError,
+    ConnectError,
     EndpointGroup,
     ForkedError,
     MaxPayloadError,
@@ -32,6 +33,7 @@ from natsbridge import (
     RequestTimeoutError,
     ResponseSender,
     Service,
+    ServiceClient,
     ServiceError,
     ServiceRequest,
     StreamError,
@@ -414,6 +416,10 @@ def test_a_handler_chooses_its_error(
         ServiceError(-1, "a secret"),
         ServiceError("x", "a secret"),  # type: ignore[arg-type]
         NatsServiceError("soon", "a secret"),
+        NatsServiceError("\u00b2", "a secret"),  # a digit, but no number
+        NatsServiceError("1" * 5000, "a secret"),
+        ServiceError(402, "a secret", b"a secret").as_received(),
+        StreamError(402, "a secret").as_received(),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -434,6 +440,61 @@ def test_what_it_did_not_choose_stays_here(
     assert record.exc_info[1] is error
     service.add_endpoint("echo", echo, subject=f"{unique}.echo")
     assert ask(pool, f"{unique}.echo", b"x") == b"x"
+
+
+def test_what_another_service_answers_is_not_passed_on(service: Service, pool: Pool, unique: str) -> None:
+    def poor(request: ServiceRequest) -> None:
+        raise ServiceError(402, "account 4711 is overdrawn", b"a secret")
+
+    def poor_stream(request: StreamRequest, sender: ResponseSender) -> None:
+        raise StreamError(402, "account 4711 is overdrawn")
+
+    def passing(request: ServiceRequest) -> None:
+        request.respond(pool.request(f"{unique}.poor").raise_for_error().data)
+
+    def passing_stream(request: StreamRequest, sender: ResponseSender) -> None:
+        with pool.stream(f"{unique}.poor_stream") as stream:
+            for chunk in stream:
+                sender.send(chunk)
+
+    def choosing(request: ServiceRequest) -> None:
+        try:
+            passing(request)
+        except ServiceError as error:
+            raise ServiceError(error.code, "not enough money" if error.received else "whose?") from error
+
+    for endpoint in (poor, passing, choosing):
+        service.add_endpoint(endpoint.__name__, endpoint, subject=f"{unique}.{endpoint.__name__}")
+    for streaming in (poor_stream, passing_stream):
+        service.add_stream_endpoint(streaming.__name__, streaming, subject=f"{unique}.{streaming.__name__}")
+    reply = pool.request(f"{unique}.passing")
+    assert reply.data == b""
+    with pytest.raises(ServiceError, match="error 500: the handler failed"):
+        reply.raise_for_error()
+    with pytest.raises(StreamError, match="code 500: the handler failed") as caught:
+        list(pool.stream(f"{unique}.passing_stream"))
+    assert caught.value.received
+    with pytest.raises(ServiceError, match="error 402: not enough money"):
+        pool.request(f"{unique}.choosing").raise_for_error()
+
+
+def test_a_failure_of_a_handler_is_reported(server: EmbeddedServer, pool: Pool, unique: str, wait_for: WaitFor) -> None:
+    """Nobody sees the log of a script that has not configured logging."""
+    told: List[Exception] = []
+    failures = {"plain": ValueError("x"), "exit": SystemExit("y"), "stream": ValueError("z")}
+
+    def failing(request: Any, *_: Any) -> None:
+        raise failures[request.data.decode()]
+
+    with Pool(server.url, error_callback=told.append) as reporting, reporting.add_service(unique, "1.0.0") as service:
+        service.add_endpoint("failing", failing, subject=unique)
+        service.add_stream_endpoint("stream", failing, subject=f"{unique}.stream")
+        pool.publish(unique, b"plain")  # it wants no answer
+        pool.request(unique, b"exit")
+        with pytest.raises(StreamError):
+            list(pool.stream(f"{unique}.stream", b"stream"))
+        wait_for(lambda: len(told) == 3)
+    assert sorted(map(str, told)) == ["a handler raised SystemExit('y')", "x", "z"]
 
 
 def test_an_error_is_counted_once_whatever_else_is_answered(service: Service, pool: Pool, unique: str) -> None:
@@ -498,6 +559,31 @@ def test_an_error_is_one_line_for_the_requester(service: Service, pool: Pool, un
     reply = pool.request(unique)
     assert set(reply.headers) == {"Nats-Service-Error", "Nats-Service-Error-Code"}
     assert "\n" not in reply.headers["Nats-Service-Error"]
+    assert endpoint_stats(service, "failing").last_error == f"400:{reply.headers['Nats-Service-Error']}"
+
+
+def test_the_figures_can_be_had_after_an_error_of_many_words(service: Service, pool: Pool, unique: str) -> None:
+    service.add_endpoint("failing", lambda request: request.respond_error(400, "x" * 2_000_000), subject=unique)
+    assert len(pool.request(unique).headers["Nats-Service-Error"]) == 1024
+    (endpoint,) = checked(pool.request(f"$SRV.STATS.{unique}"), "stats")["endpoints"]
+    assert endpoint["last_error"] == "400:" + "x" * 1024
+
+
+def test_a_request_may_have_a_header_called_status(service: Service, pool: Pool, unique: str) -> None:
+    """What the server sends with one has no reply subject."""
+    service.add_endpoint("echo", lambda request: request.respond(request.headers["Status"].encode()), subject=unique)
+    service.add_stream_endpoint("stream", lambda _request, sender: sender.send(b"x"), subject=f"{unique}.stream")
+    assert pool.request(unique, headers={"Status": "active"}).data == b"active"
+    assert list(pool.stream(f"{unique}.stream", headers={"Status": "active"})) == [b"x"]
+
+
+def test_what_the_server_says_is_no_request(service: Service, pool: Pool, unique: str) -> None:
+    """Whoever publishes to nobody, with an endpoint's subject for a reply, has the server answer there."""
+    service.add_endpoint("echo", echo, subject=unique)
+    pool.publish(f"{unique}.nobody", reply=unique)
+    pool.flush()
+    assert ask(pool, unique, b"x") == b"x"
+    assert endpoint_stats(service, "echo").num_requests == 1
 
 
 def test_a_message_that_wants_no_answer_is_served_too(service: Service, pool: Pool, unique: str, wait_for: WaitFor) -> None:
@@ -639,12 +725,14 @@ def test_a_stats_handler_adds_data_on_a_thread_of_its_own(worker_pool: Pool, poo
         assert endpoint_stats(service, "echo").data == {"requests": 1, "nested": [1, None, "x"]}
 
 
-@pytest.mark.parametrize("data", [object(), float("nan"), ValueError("x")], ids=["object", "nan", "raises"])
+@pytest.mark.parametrize(
+    "data", [object(), float("nan"), ValueError("x"), SystemExit("x")], ids=lambda data: type(data).__name__
+)
 def test_a_stats_handler_that_fails_takes_nothing_else_along(
     worker_pool: Pool, pool: Pool, unique: str, data: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     def bad(stats: EndpointStats) -> object:
-        if isinstance(data, Exception):
+        if isinstance(data, BaseException):
             raise data
         return data
 
@@ -846,6 +934,61 @@ def test_stop_that_takes_too_long_says_so_and_refuses_the_rest(
     assert isinstance(refused, ServiceError)
     assert refused.code == 503
     assert first() == [b"done"]  # its pool is still open
+
+
+@pytest.mark.parametrize("way", ["stop", "drain_pool", "interrupted"])
+def test_a_handler_that_does_not_return_holds_up_the_end_for_no_longer_than_was_said(
+    server: EmbeddedServer, pool: Pool, unique: str, gate: threading.Event, wait_for: WaitFor, way: str
+) -> None:
+    own = Pool(server.url)
+    service = own.add_service(unique, "1.0.0")
+    service.add_endpoint("stuck", lambda _: gate.wait(LONG), subject=unique)
+    pool.publish(unique)
+    wait_for(lambda: endpoint_stats(service, "stuck").num_requests == 1)
+    began = time.monotonic()
+    if way == "interrupted":
+        with pytest.raises(KeyboardInterrupt), service:
+            raise KeyboardInterrupt
+        limit = 5.0
+    else:
+        with pytest.raises(RequestTimeoutError, match="1 handlers running"):
+            (service.stop if way == "stop" else own.drain)(0.1)
+        limit = 0.1
+    assert time.monotonic() - began < limit + 3.0
+    assert service.stopped.is_set()
+    gate.set()
+    own.close()
+
+
+def test_threads_that_start_a_service_find_it_served(server: EmbeddedServer, pool: Pool, unique: str) -> None:
+    for round in range(20):
+        with Pool(server.url) as own:
+            service = Service(own, unique, "1.0.0")
+            for number in range(8):
+                service.add_endpoint("echo", echo, subject=f"{unique}.{round}.{number}")
+
+            def start(service: Service = service, last: str = f"{unique}.{round}.7") -> bytes:
+                service.start()
+                return ask(pool, last, b"x")
+
+            assert in_threads(4, start)() == [b"x"] * 4
+            service.stop()
+
+
+def test_a_service_that_could_not_start_stops_quietly(unique: str, caplog: pytest.LogCaptureFixture) -> None:
+    pool = Pool("nats://127.0.0.1:1", connect_timeout=0.5)
+    service = Service(pool, unique, "1.0.0")
+    with pytest.raises(ConnectError):
+        service.start()
+    service.stop()
+    assert "last answers" not in caplog.text
+    pool.close()
+
+
+@pytest.mark.parametrize("kind", [Service, ServiceClient])
+def test_a_pool_is_needed(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"pool must be a Pool, not of type str: Pool\(servers\) makes one"):
+        kind("nats://user:secret@127.0.0.1", *(["a", "1.0.0"] if kind is Service else []))
 
 
 @pytest.mark.process

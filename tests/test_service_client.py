@@ -111,6 +111,7 @@ def test_points_in_time(pool: Pool, worker_pool: Pool, unique: str, text: str, m
     answer_with(worker_pool, f"$SRV.STATS.{unique}.7", identity("stats", started=text))
     (stats,) = ServiceClient(pool).stats(unique, "7", **ENOUGH)
     assert stats.started == moment
+    assert stats.to_dict()["started"].startswith(moment.strftime("%Y-%m-%dT%H:%M:%S"))  # which it says is UTC
 
 
 def test_answers_that_cannot_be_understood_are_left_out(pool: Pool, worker_pool: Pool, unique: str) -> None:
