@@ -48,6 +48,7 @@ class PublishFuture:
         "_inbox",
         "_retrieved",
         "_waiters",
+        "command",
         "deadline",
         "due",
         "retries",
@@ -63,6 +64,7 @@ class PublishFuture:
         self._retrieved = False
         self._waiters: List[Waiter[None]] = []
         # For the inbox:
+        self.command = b""  # it may have to be repeated
         self.sent = False
         self.deadline = deadline
         self.retries = retries
@@ -151,8 +153,7 @@ class AckInbox:
         self._room = Condition(self.lock)  # fewer are pending
         self._blocked = 0
         self._pending: Dict[int, PublishFuture] = {}
-        self._commands: Dict[int, bytes] = {}  # they may have to be repeated
-        self._bytes = 0  # of the commands
+        self._bytes = 0  # of their commands
         self._idle: List[Waiter[None]] = []
         self._failed: Deque[Failed] = deque(maxlen=1000)  # what nobody may have asked for
         self._numbers = itertools.count(1)
@@ -178,37 +179,38 @@ class AckInbox:
         self.check()
         check_size(data, headers, self._link.connection.max_payload)
         future = PublishFuture(self, subject, deadline, self._settings.retries)
-        with self.lock:
-            while len(self._pending) >= self._settings.max_pending or (
-                self._bytes and self._bytes + len(data) > _MAX_BYTES
-            ):
-                if stall.passed():
-                    raise nats.js.errors.TooManyStalledMsgsError
-                self._blocked += 1
-                try:
-                    self._room.wait_slice(stall.remaining())
-                finally:
-                    self._blocked -= 1
-            if self.closed:
-                raise ClosedError("the pool is closed: nothing was published")
-            number = next(self._numbers)
-            if not self._pending:
-                self._link.register(self._token, self, ticking=True)
-            self._pending[number] = future
-            command = publish_command(subject, data, f"{self._inbox}.{number}", headers)
-            self._commands[number] = command
-            self._bytes += len(command)
+        number = next(self._numbers)
         try:
+            with self.lock:
+                self._wait_for_room(len(data), stall)
+                if self.closed:
+                    raise ClosedError("the pool is closed: nothing was published")
+                command = future.command = publish_command(subject, data, f"{self._inbox}.{number}", headers)
+                if not self._pending:
+                    self._link.register(self._token, self, ticking=True)
+                self._pending[number] = future
+                self._bytes += len(command)
             self._link.outbox.publish(command, deadline.remaining(), future)
         except BaseException:
             with self.lock:
                 if number in self._pending:
                     self._take_out(number)
+                # An interrupt may have come between any two of the steps above.
+                self._bytes = sum(len(future.command) for future in self._pending.values())
             raise
         return future
 
-    def _full(self, size: int) -> bool:
-        return len(self._pending) >= self._settings.max_pending or bool(self._bytes and self._bytes + size > _MAX_BYTES)
+    def _wait_for_room(self, size: int, stall: Deadline) -> None:
+        """With the lock held."""
+        most = self._settings.max_pending
+        while len(self._pending) >= most or (self._bytes and self._bytes + size > _MAX_BYTES):
+            if stall.passed():
+                raise nats.js.errors.TooManyStalledMsgsError
+            self._blocked += 1
+            try:
+                self._room.wait_slice(stall.remaining())
+            finally:
+                self._blocked -= 1
 
     def wait_idle(self, deadline: Deadline) -> None:
         """Wait until nothing is pending. Raises ``Abandoned``; then the first failure that nobody has asked for."""
@@ -276,7 +278,8 @@ class AckInbox:
     def _take_out(self, number: int) -> PublishFuture:
         """Fewer are pending: wake who waits for that, but not for each one of many."""
         future = self._pending.pop(number)
-        self._bytes -= len(self._commands.pop(number))
+        self._bytes -= len(future.command)
+        future.command = b""
         most = self._settings.max_pending
         if self._blocked and len(self._pending) <= most - max(1, most // 4):
             self._room.notify_all()
@@ -302,7 +305,7 @@ class AckInbox:
                     )
                 elif future.due is not None and now >= future.due:
                     future.due = None
-                    again.append(self._commands[number])
+                    again.append(future.command)
         for command in again:
             self._link.outbox.control(command)
 

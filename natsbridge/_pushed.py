@@ -24,6 +24,7 @@ from .jsmessage import AckPort, JetStreamMessage
 
 _LAST_CONSUMER = "Nats-Last-Consumer"
 _STALLED = "Nats-Consumer-Stalled"
+_ACKS = "$JS.ACK."
 
 
 class Pushed:
@@ -56,7 +57,7 @@ class Pushed:
         """Never waits, so that nothing piles up in nats-py."""
         self.heard = time.monotonic()
         status = msg.headers.get(_wire.STATUS) if msg.headers and not msg.data else None
-        if status is not None:
+        if status is not None and not msg.reply.startswith(_ACKS):  # else a message with such a header, and no payload
             self._on_status(msg)
             return
         message = JetStreamMessage(msg, self._port)

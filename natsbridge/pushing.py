@@ -27,6 +27,8 @@ from .errors import (
 from .jsmessage import AckPort, JetStreamMessage
 from .manager import Manager
 
+_SILENCE = 10.0  # seconds after which the server is asked for a consumer that sends no heartbeats
+
 
 class PushSubscription:
     """The messages that a push consumer sends; made by ``JetStream.subscribe``.
@@ -37,7 +39,8 @@ class PushSubscription:
     pool's ``error_callback``; the server sends them again if they need an acknowledgement.
 
     Survives reconnects. Reading ends with nats-py's NotFoundError when the consumer was deleted, or did not survive its
-    server (as those without a durable name may). Thread-safe; in a forked child every use raises ``ForkedError``.
+    server (as those without a durable name may); where it sends no heartbeats (``idle_heartbeat``) that is noticed after 10
+    seconds of silence. Thread-safe; in a forked child every use raises ``ForkedError``.
     """
 
     def __init__(self, js: Manager, binding: Binding, limits: Tuple[int, int]) -> None:
@@ -133,9 +136,11 @@ class PushSubscription:
         """Nothing has come: ask for the consumer where there is a reason to doubt that it lives."""
         pushed = self._pushed
         silence = time.monotonic() - pushed.heard
-        if self._heartbeat and silence > 2 * self._heartbeat and pushed.link.connection.up:
+        if silence > (2 * self._heartbeat or _SILENCE) and pushed.link.connection.up:
             pushed.heard, pushed.doubt = time.monotonic(), True
-            self._on_error(DisconnectedError(f"consumer {self.consumer!r} was silent for {silence:.1f} s, two heartbeats"))
+            if self._heartbeat:
+                words = f"consumer {self.consumer!r} was silent for {silence:.1f} s, two heartbeats"
+                self._on_error(DisconnectedError(words))
         if not pushed.doubt or not pushed.link.connection.up:
             return
         pushed.doubt = False

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
+import signal
 import threading
 import time
-from typing import Any, Dict, Iterator, List
+from contextlib import suppress
+from typing import Any, Dict, Iterator, List, Tuple
 
 import nats.js.errors
 import pytest
 from nats.js.api import Header, StorageType
-from procs import WaitFor
+from procs import LONG, WaitFor, posix_only
 
 from natsbridge import (
     BadHeaderError,
@@ -38,6 +40,40 @@ def deaf(server: EmbeddedServer, errors: List[Exception], unique: str) -> Iterat
     """JetStream of a pool that reports to ``errors``; ``<unique>.deaf.>`` has a listener, and nobody acknowledges."""
     with Pool(server.url, error_callback=errors.append) as pool, pool.subscribe(f"{unique}.deaf.>"):
         yield pool.jetstream(timeout=0.3)
+
+
+# -- interrupted ------------------------------------------------------------------------------------------------------
+
+
+@posix_only
+def test_an_interrupt_at_any_step_leaves_nothing_to_wait_for(
+    js: JetStream, stream: str, no_gc_callbacks: None, fast_switching: None
+) -> None:
+    def numbers() -> Iterator[Tuple[str, bytes]]:
+        while True:
+            yield f"{stream}.a", b"x"
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    js.publish(f"{stream}.a")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(60):
+            with pytest.raises(KeyboardInterrupt):
+                # Again after a second: Python ignores what is raised while the collector runs somebody's __del__.
+                signal.setitimer(signal.ITIMER_REAL, 0.02 + number * 17e-6, 1.0)
+                js.publish_many(numbers())
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            with suppress(DisconnectedError):  # what was interrupted may have been withdrawn
+                js.publish_async_completed(LONG)
+            assert js.publish_async_pending() == 0
+            assert js._slot.inbox is not None
+            assert js._slot.inbox._bytes == 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert js.publish_async(f"{stream}.a").result().stream == stream
 
 
 # -- one by one --------------------------------------------------------------------------------------------------------

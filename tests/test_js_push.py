@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from typing import Any, List, Set
+from typing import Any, List, Optional, Set
 
 import nats.js.errors
 import pytest
@@ -22,6 +22,7 @@ from natsbridge import (
     Pool,
     PushSubscription,
     SlowConsumerError,
+    pushing,
 )
 from natsbridge.server import EmbeddedServer
 
@@ -241,6 +242,39 @@ def test_a_durable_consumer_survives_a_restart(make_nats_server: Any, unique: st
         pool.flush(20)
         js.with_timeout(20).publish(f"{unique}.a", b"3")
         assert take(sub, 1) == [3]
+
+
+def test_a_message_may_have_a_header_called_status(js: JetStream, stream: str, wait_for: WaitFor) -> None:
+    """Heartbeats and flow control have one too."""
+    seen: List[Optional[str]] = []
+
+    def handler(message: JetStreamMessage) -> None:
+        seen.append((message.headers or {}).get("Status"))
+
+    config = ConsumerConfig(flow_control=True, idle_heartbeat=0.3)
+    with js.subscribe(f"{stream}.>", durable="d", cb=handler, config=config):
+        for number in range(3):
+            js.publish(f"{stream}.a", b"", headers={"Status": str(100 + number)})
+        wait_for(lambda: len(seen) == 3, what="all messages")
+    assert seen == ["100", "101", "102"]
+
+
+@pytest.mark.parametrize("what", ["consumer", "stream"])
+def test_a_reader_without_heartbeats_learns_that_the_consumer_is_gone(
+    js: JetStream, unique: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(pushing, "_SILENCE", 0.5)
+    js.add_stream(name=unique, subjects=[f"{unique}.>"])
+    sub = js.subscribe(f"{unique}.>")
+    if what == "consumer":
+        js.delete_consumer(unique, sub.consumer)
+    else:
+        js.delete_stream(unique)
+    with pytest.raises(nats.js.errors.NotFoundError):
+        sub.next_msg(timeout=10)
+    assert not sub.active
+    if what == "consumer":
+        js.delete_stream(unique)
 
 
 def test_misuse_is_told(js: JetStream, stream: str) -> None:
