@@ -43,16 +43,16 @@ def follow(bucket: KeyValue) -> None:
 
 def main() -> None:
     role, *arguments = sys.argv[1:] or ["follow"]
+    if (role, len(arguments)) not in {("follow", 0), ("set", 2), ("unset", 1)}:
+        sys.exit(__doc__)
     with Pool(url) as pool:
         bucket = pool.jetstream().create_key_value(bucket="settings", history=5)  # or finds the one there is
-        if role == "follow" and not arguments:
+        if role == "follow":
             follow(bucket)
-        elif role == "set" and len(arguments) == 2:
+        elif role == "set":
             print(f"revision {bucket.put(arguments[0], arguments[1].encode())}")
-        elif role == "unset" and len(arguments) == 1:
-            bucket.delete(arguments[0])
         else:
-            sys.exit(__doc__)
+            bucket.delete(arguments[0])
 
 
 if __name__ == "__main__":

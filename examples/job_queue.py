@@ -93,17 +93,17 @@ def dead(js: JetStream) -> None:
 
 def main() -> None:
     role, *arguments = sys.argv[1:] or ["?"]
+    if (role, bool(arguments)) not in {("work", False), ("add", True), ("dead", False)}:
+        sys.exit(__doc__)
     with Pool(url) as pool:
         js = pool.jetstream()
         prepare(js)
-        if role == "work" and not arguments:
+        if role == "work":
             work(js)
-        elif role == "add" and arguments:
+        elif role == "add":
             add(js, *arguments)
-        elif role == "dead" and not arguments:
-            dead(js)
         else:
-            sys.exit(__doc__)
+            dead(js)
 
 
 if __name__ == "__main__":

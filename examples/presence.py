@@ -15,7 +15,7 @@ import sys
 import time
 
 import natsbridge
-from natsbridge import ClientOfflineError, Message, Pool, ResponseSender, StreamRequest, Subscriber
+from natsbridge import ClientOfflineError, Error, Message, Pool, ResponseSender, StreamRequest, Subscriber
 
 url = os.environ.get("NATS_URL", "nats://127.0.0.1:4222")
 
@@ -56,7 +56,7 @@ def leave(connect_id: str) -> None:
         natsbridge.mark_client_offline(connect_id)  # the third: announced through every open pool
 
 
-if __name__ == "__main__":
+def main() -> None:
     role, *ids = sys.argv[1:] or ["?"]
     if role == "worker" and not ids:
         worker()
@@ -66,3 +66,10 @@ if __name__ == "__main__":
         leave(*ids)
     else:
         sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Error as error:  # no server, nobody counts
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from natsbridge import Message, NoRespondersError, Pool
+from natsbridge import Error, Message, NoRespondersError, Pool
 
 url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("NATS_URL", "nats://127.0.0.1:4222")
 
@@ -39,4 +39,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Error as error:  # no server
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Iterator
 
-from natsbridge import NoRespondersError, Pool, Service, ServiceClient, ServiceError, ServiceRequest, StreamRequest
+from natsbridge import Error, Pool, Service, ServiceClient, ServiceError, ServiceRequest, StreamRequest
 
 pool = Pool(os.environ.get("NATS_URL", "nats://127.0.0.1:4222"))
 service = Service(pool, "calculator", "1.0.0", description="sums and numbers")
@@ -54,18 +54,15 @@ def look() -> None:
 
 
 def ask(endpoint: str, data: bytes) -> None:
-    try:
-        if endpoint == "count":
-            with pool.stream("numbers.count", data) as stream:
-                for chunk in stream:
-                    print(chunk.decode(), flush=True)
-        else:
-            print(pool.request("numbers.add", data).raise_for_error().data.decode())
-    except (NoRespondersError, ServiceError) as error:
-        sys.exit(str(error))
+    if endpoint == "count":
+        with pool.stream("numbers.count", data) as stream:
+            for chunk in stream:
+                print(chunk.decode(), flush=True)
+    else:
+        print(pool.request("numbers.add", data).raise_for_error().data.decode())
 
 
-if __name__ == "__main__":
+def main() -> None:
     action, *words = sys.argv[1:] or ["?"]
     if action == "serve" and not words:
         serve()
@@ -75,3 +72,10 @@ if __name__ == "__main__":
         ask(action, " ".join(words).encode())
     else:
         sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Error as error:  # no server, nobody serves, or the service's own
+        sys.exit(f"{type(error).__name__}: {error}")

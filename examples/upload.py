@@ -46,18 +46,18 @@ def get(store: ObjectStore, name: str, path: Path) -> None:
 
 def main() -> None:
     role, *arguments = sys.argv[1:] or ["?"]
+    if (role, len(arguments)) not in {("put", 1), ("put", 2), ("get", 2), ("list", 0)}:
+        sys.exit(__doc__)
     with Pool(url) as pool:
         store = pool.jetstream().create_object_store("files")  # or finds the one there is
-        if role == "put" and len(arguments) in (1, 2):
+        if role == "put":
             path = Path(arguments[0])
             put(store, path, arguments[1] if len(arguments) == 2 else path.name)
-        elif role == "get" and len(arguments) == 2:
+        elif role == "get":
             get(store, arguments[0], Path(arguments[1]))
-        elif role == "list" and not arguments:
+        else:
             for info in store.list(ignore_deletes=True):
                 print(f"{info.size:>12} {info.name}")
-        else:
-            sys.exit(__doc__)
 
 
 if __name__ == "__main__":

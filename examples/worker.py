@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from natsbridge import ClientOfflineError, ResponseSender, StreamRequest, Subscriber
+from natsbridge import ClientOfflineError, Error, ResponseSender, StreamRequest, Subscriber
 
 url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("NATS_URL", "nats://127.0.0.1:4222")
 subscriber = Subscriber(url)
@@ -30,6 +30,9 @@ def tell(request: StreamRequest, sender: ResponseSender) -> None:
 
 
 if __name__ == "__main__":
-    subscriber.start()  # run() would do it too, but then "serving" could not be printed
-    print("serving", flush=True)
-    subscriber.run()  # until SIGINT or SIGTERM
+    try:
+        subscriber.start()  # run() would do it too, but then "serving" could not be printed
+        print("serving", flush=True)
+        subscriber.run()  # until SIGINT or SIGTERM
+    except Error as error:  # no server
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -70,9 +71,40 @@ def run(server: EmbeddedServer, tmp_path: Path) -> Iterator[Run]:
         program.close()
 
 
+@pytest.fixture(scope="module")
+def dead_url() -> Iterator[str]:
+    """Where nobody listens, and nobody else will."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield f"nats://127.0.0.1:{holder.getsockname()[1]}"
+
+
 def test_every_example_is_run_here() -> None:
     text = Path(__file__).read_text()
     assert [path.name for path in EXAMPLES.glob("*.py") if f'run("{path.stem}"' not in text] == []
+
+
+@pytest.mark.parametrize("name", ["config_watcher", "job_queue", "presence", "service", "upload"])
+def test_wrong_arguments_are_told_without_a_server(tmp_path: Path, dead_url: str, name: str) -> None:
+    program = Program(tmp_path / "out", dead_url, name, "no-such-role")
+    assert program.wait() == 1
+    assert f"python examples/{name}.py" in "\n".join(program.lines())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "config_watcher", "job_queue work", "presence worker", "presence gateway ada", "presence leave ada",
+        "request_reply", "requester", "service serve", "service look", "service add 1", "service count 1", "upload list",
+        "worker",
+    ],
+)  # fmt: skip
+def test_that_there_is_no_server_is_one_line(tmp_path: Path, dead_url: str, call: str) -> None:
+    program = Program(tmp_path / "out", dead_url, *call.split())
+    assert program.wait() == 1
+    (line,) = program.lines()
+    assert line.startswith("ConnectError: ")
+    assert dead_url in line
 
 
 def test_worker_and_requester(run: Run, server: EmbeddedServer, wait_for: WaitFor) -> None:
@@ -156,7 +188,7 @@ def test_service(run: Run, wait_for: WaitFor) -> None:
     assert added.wait() == 0
     assert added.lines() == ["6"]
     assert wrong.wait() == 1
-    assert wrong.lines() == ["the service answered with error 400: that is not a list of numbers"]
+    assert wrong.lines() == ["ServiceError: the service answered with error 400: that is not a list of numbers"]
 
     def looked() -> List[str]:
         look = run("service", "look")
@@ -178,7 +210,7 @@ def test_service(run: Run, wait_for: WaitFor) -> None:
 
     alone = run("service", "add", "1")
     assert alone.wait() == 1
-    assert alone.lines() == ["no responders on subject 'numbers.add': is a worker subscribed to it?"]
+    assert alone.lines() == ["NoRespondersError: no responders on subject 'numbers.add': is a worker subscribed to it?"]
 
 
 def test_service_explains_itself(run: Run) -> None:
