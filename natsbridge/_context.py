@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import time
 from email.parser import BytesParser
@@ -164,15 +165,19 @@ def publish(
 def publish_headers(
     headers: Optional[Dict[str, Any]], stream: Optional[str], msg_ttl: Optional[float]
 ) -> Optional[Dict[str, Any]]:
-    """The headers with the expected stream and the message's time to live. Raises ValueError for one that cannot be."""
+    """The headers with the expected stream and the message's time to live. Raises TypeError, ValueError."""
     if stream is None and msg_ttl is None:
         return headers
     headers = dict(headers or {})
     if stream is not None:
         headers[str.__str__(api.Header.EXPECTED_STREAM)] = stream
     if msg_ttl is not None:
-        if msg_ttl < 1:
-            raise ValueError(f"msg_ttl must be one second or more, not {msg_ttl!r}: the server knows no shorter life")
+        if isinstance(msg_ttl, bool) or not isinstance(msg_ttl, (int, float)):
+            raise TypeError(f"msg_ttl must be a number of seconds, not {msg_ttl!r} ({type(msg_ttl).__name__})")
+        if not 1 <= msg_ttl < math.inf:
+            raise ValueError(
+                f"msg_ttl must be one second or more, not {msg_ttl!r}: the server knows no shorter life, and None sets none"
+            )
         headers[str.__str__(api.Header.MSG_TTL)] = f"{int(msg_ttl)}s"
     return headers
 

@@ -11,8 +11,9 @@ from nats.js.client import (
     DEFAULT_JS_SUB_PENDING_MSGS_LIMIT,
     JetStreamContext,
 )
-from nats.js.manager import _validate_stream_name
+from nats.js.manager import JetStreamManager, _validate_stream_name
 
+from ._arguments import check_arguments
 from ._blocking import blocking
 from ._context import INACTIVE_THRESHOLD, Binding
 from ._deadline import Deadline, check_timeout
@@ -145,6 +146,7 @@ class JetStream(Buckets):
             check_count(pending_bytes_limit, "pending_bytes_limit"),
         )
         if ordered_consumer:
+            check_arguments(JetStreamContext.subscribe, (subject,), {"stream": stream, "config": config})
             if queue or durable or flow_control:
                 raise ValueError("an ordered consumer has no queue, no durable name, and needs no flow control")
             return self._subscribe_ordered(
@@ -268,7 +270,6 @@ class JetStream(Buckets):
 
         Raises nats-py's errors (NotFoundError for a missing stream), TypeError, ValueError, and what every call raises.
         """
-        _validate_stream_name(stream)
         subjects = [filter_subjects] if isinstance(filter_subjects, str) else list(filter_subjects)
         for subject in subjects:
             check_subscription(subject)
@@ -283,5 +284,7 @@ class JetStream(Buckets):
             headers_only=headers_only,
             inactive_threshold=inactive_threshold,
         )
+        check_arguments(JetStreamManager.add_consumer, (stream, config), {})
+        _validate_stream_name(stream)
         deadline = Deadline(self._timeout if timeout is None else self._pool._limit(timeout))
         return _started(self, OrderedConsumer(self, stream, config, deadline), deadline)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import nats.js.errors
 import pytest
-from nats.js.api import ConsumerConfig, DeliverPolicy, StorageType, StreamConfig
+from nats.js.api import (
+    ConsumerConfig,
+    DeliverPolicy,
+    RePublish,
+    StorageType,
+    StreamConfig,
+    StreamConsumerLimits,
+    StreamSource,
+    SubjectTransform,
+)
 
 import natsbridge
 from natsbridge import JetStream, Pool
@@ -150,11 +160,129 @@ def test_a_value_of_the_wrong_kind_is_named(js: JetStream, stream: str) -> None:
         assert str(raised.value), number
 
 
+NAN, INFINITE = float("nan"), float("inf")
+
+# A value that cannot be right, by the field that it is for, and what is said of it.
+WRONG_OF_CONSUMERS: List[Tuple[str, Any, str]] = [
+    ("ack_wait", "soon", r"ack_wait must be a float or None, not 'soon' \(str\)"),
+    ("ack_wait", NAN, "ack_wait must be a finite number of seconds, .*, not nan"),
+    ("ack_wait", INFINITE, "ack_wait must be a finite number of seconds, .*, not inf"),
+    ("ack_wait", 1e300, r"ack_wait must be a finite number of seconds, .*, not 1e\+300"),
+    ("ack_wait", True, "ack_wait must be a float"),
+    ("backoff", ["soon"], r"backoff\[0\] must be a float, not 'soon'"),
+    ("backoff", [1, NAN], r"backoff\[1\] must be a finite number"),
+    ("backoff", 5, "backoff must be a list or None, not 5"),
+    ("opt_start_time", 5, "opt_start_time must be a datetime or None, not 5"),
+    ("name", 5, "name must be a str or None, not 5"),
+    ("filter_subjects", "a", "filter_subjects must be a list"),
+    ("filter_subjects", [5], r"filter_subjects\[0\] must be a str"),
+    ("max_deliver", "5", "max_deliver must be an int"),
+    ("ack_policy", 5, "ack_policy must be an AckPolicy or None"),
+    ("metadata", {"a": 5}, r"metadata\['a'\] must be a str"),
+    ("deliver_subject", b"x", "deliver_subject must be a str"),
+]
+WRONG_OF_STREAMS: List[Tuple[str, Any, str]] = [
+    ("max_age", "1h", "max_age must be a float or None, not '1h'"),
+    ("max_age", NAN, "max_age must be a finite number"),
+    ("duplicate_window", INFINITE, "duplicate_window must be a finite number"),
+    ("subject_delete_marker_ttl", "x", "subject_delete_marker_ttl must be a float"),
+    ("subjects", "a.>", "subjects must be a list or None, not 'a.>'"),
+    ("max_msgs", 5.0, "max_msgs must be an int"),
+    ("sources", ["X"], r"sources\[0\] must be a StreamSource, not 'X'"),
+    ("sources", [StreamSource(name="X", opt_start_seq="1")], r"sources\[0\]\.opt_start_seq must be an int"),  # type: ignore[arg-type]
+    ("mirror", StreamSource(name="X", opt_start_time=5), r"mirror\.opt_start_time must be a datetime"),  # type: ignore[arg-type]
+    ("consumer_limits", StreamConsumerLimits(inactive_threshold=NAN), r"consumer_limits\.inactive_threshold must be a fin"),
+    ("placement", "x", "placement must be a Placement or None"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "said"), WRONG_OF_CONSUMERS)
+def test_a_value_that_no_consumer_can_have_is_named(js: JetStream, stream: str, field: str, value: Any, said: str) -> None:
+    config = ConsumerConfig(**{field: value})
+    for call in (
+        lambda: js.add_consumer(stream, config),
+        lambda: js.pull_subscribe(f"{stream}.>", stream=stream, config=config),
+        lambda: js.subscribe(f"{stream}.>", stream=stream, config=config),
+        lambda: js.subscribe_bind(stream, config, "c"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"ConsumerConfig\." + said):
+            call()
+    with pytest.raises((TypeError, ValueError), match="^" + said):
+        js.add_consumer(stream, **{field: value})
+    assert js.consumers_info(stream) == []
+
+
+@pytest.mark.parametrize(("field", "value", "said"), WRONG_OF_STREAMS)
+def test_a_value_that_no_stream_can_have_is_named(js: JetStream, unique: str, field: str, value: Any, said: str) -> None:
+    for change in (js.add_stream, js.update_stream):
+        with pytest.raises((TypeError, ValueError), match=r"StreamConfig\." + said):
+            change(StreamConfig(name=unique, **{field: value}))
+        with pytest.raises((TypeError, ValueError), match="^" + said):
+            change(name=unique, **{field: value})
+    with pytest.raises(nats.js.errors.NotFoundError):
+        js.stream_info(unique)
+
+
+def test_what_nats_py_takes_is_taken(js: JetStream, stream: str, unique: str) -> None:
+    """Whole numbers for seconds, tuples, the values of enums, text for times, None for what is not given."""
+    made = js.add_stream(
+        StreamConfig(name=f"{unique}-2", subjects=(f"{unique}-2",), storage="memory", duplicate_window=None),  # type: ignore[arg-type]
+        max_age=60,
+        retention="limits",
+        metadata={"owner": "billing"},
+        placement={"cluster": ""},
+        republish=RePublish(src=">", dest=f"{unique}-3.>"),
+        consumer_limits=StreamConsumerLimits(inactive_threshold=600),
+        compression=None,
+        max_msgs_per_subject=None,
+    )
+    copied = js.add_stream(
+        name=f"{unique}-4",
+        storage=StorageType.MEMORY,
+        sources=[
+            StreamSource(
+                name=stream,
+                opt_start_time="2020-01-01T00:00:00Z",  # type: ignore[arg-type]
+                subject_transforms=[SubjectTransform(src=f"{stream}.>", dest=f"{unique}-4.>")],
+            )
+        ],
+    )
+    mirror = js.add_stream(name=f"{unique}-5", storage=StorageType.MEMORY, mirror={"name": stream})
+
+    @dataclasses.dataclass
+    class Durable(ConsumerConfig):
+        durable_name: Optional[str] = "mine"
+
+    consumers = [
+        js.add_consumer(stream, Durable(ack_wait=30, ack_policy="explicit", metadata={"owner": "billing"})),  # type: ignore[arg-type]
+        js.add_consumer(stream, durable_name="c", backoff=(1, 2.5), max_deliver=3, filter_subjects=[f"{stream}.a"]),
+        js.add_consumer(
+            stream,
+            durable_name="d",
+            deliver_policy="by_start_time",
+            opt_start_time=datetime.datetime.now(),
+            deliver_subject=f"{unique}-d",
+            deliver_group="group",
+            idle_heartbeat=1,
+            flow_control=True,
+            sample_freq="100",
+            inactive_threshold=3600,
+        ),
+    ]
+    for info in (made, copied, mirror):  # what a server answers can be given back
+        assert info.config.name is not None
+        assert js.update_stream(js.stream_info(info.config.name).config).config == info.config
+        js.delete_stream(info.config.name)
+    for consumer in consumers:
+        assert js.add_consumer(stream, js.consumer_info(stream, consumer.name).config).config == consumer.config
+        assert js.add_consumer(stream, **dataclasses.asdict(consumer.config)).config == consumer.config
+
+
 def test_what_the_server_refuses_comes_in_its_words(js: JetStream, stream: str) -> None:
     with pytest.raises(nats.js.errors.BadRequestError, match="subjects overlap"):
         js.add_stream(name=f"{stream}-2", subjects=[f"{stream}.a"])
     with pytest.raises(nats.js.errors.APIError, match=r"invalid JSON|subject"):
-        js.add_stream(name=f"{stream}-2", subjects=5)
+        js.add_stream(name=f"{stream}-2", retention="no such policy")
     with pytest.raises(nats.js.errors.BadRequestError, match="stream name already in use"):
         js.add_stream(name=stream, subjects=["other"], storage=StorageType.MEMORY)
     js.add_consumer(stream, ConsumerConfig(durable_name="c"))

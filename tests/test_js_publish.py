@@ -114,8 +114,13 @@ def test_a_message_may_have_a_life_of_its_own(js: JetStream, unique: str, wait_f
     try:
         js.publish(unique, b"brief", msg_ttl=1)
         js.publish(unique, b"lasting")
-        with pytest.raises(ValueError, match="msg_ttl must be one second or more"):
-            js.publish(unique, b"x", msg_ttl=0.5)
+        for few in (0.5, -1, float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="msg_ttl must be one second or more"):
+                js.publish(unique, b"x", msg_ttl=few)
+        wrong: Any
+        for wrong in ("1", b"1", [1], True):
+            with pytest.raises(TypeError, match="msg_ttl must be a number of seconds"):
+                js.publish_async(unique, b"x", msg_ttl=wrong)
         assert js.stream_info(unique).state.messages == 2
         wait_for(lambda: js.stream_info(unique).state.messages == 1, what="the message to expire")
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gc
 import threading
 import time
@@ -331,6 +332,15 @@ def test_wrong_kinds_are_refused(js: JetStream, stream: str) -> None:
     for wrong in (5, None, b"a"):
         with pytest.raises(TypeError):
             js.subscribe(wrong)
+    for wrong in (5, b"mine"):
+        with pytest.raises(TypeError, match=r"ConsumerConfig\.deliver_subject must be a str"):
+            js.subscribe_bind(stream, ConsumerConfig(deliver_subject=wrong), "d")
+        with pytest.raises(TypeError, match=r"ConsumerConfig\.deliver_group must be a str"):
+            js.subscribe_bind(stream, ConsumerConfig(deliver_subject="mine", deliver_group=wrong), "d")
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="idle_heartbeat must be a finite number of seconds"):
+            js.subscribe(f"{stream}.>", idle_heartbeat=wrong)
+    assert js.consumers_info(stream) == []
 
 
 # -- ordered consumers -------------------------------------------------------------------------------------------------
@@ -375,6 +385,24 @@ def test_where_an_ordered_consumer_begins(js: JetStream, stream: str) -> None:
         assert consumer.initial_pending == 0
         fill(js, stream, 1, start=7)
         assert take(consumer, 1) == [7]
+
+
+def test_what_an_ordered_consumer_cannot_be_is_refused_at_once(js: JetStream, stream: str) -> None:
+    wrong: Any
+    for wrong, error in (("x", TypeError), (float("nan"), ValueError), (float("inf"), ValueError)):
+        start = time.monotonic()
+        with pytest.raises(error, match=r"ConsumerConfig\.inactive_threshold must be a"):
+            js.ordered_consumer(stream, inactive_threshold=wrong)
+        assert time.monotonic() - start < 1.0
+    for wrong in (5, datetime.date.today()):
+        with pytest.raises(TypeError, match=r"ConsumerConfig\.opt_start_time must be a datetime or None"):
+            js.ordered_consumer(stream, deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=wrong)
+    for wrong in ({"headers_only": True}, "x"):
+        with pytest.raises(TypeError, match="config must be a ConsumerConfig"):
+            js.subscribe(f"{stream}.>", ordered_consumer=True, config=wrong)
+    with pytest.raises(TypeError, match="stream must be a str"):
+        js.ordered_consumer(5)  # type: ignore[arg-type]
+    assert js.consumers_info(stream) == []
 
 
 def test_an_ordered_consumer_survives_the_loss_of_its_consumer(js: JetStream, stream: str) -> None:
