@@ -19,8 +19,8 @@ from . import _wire
 from ._blocking import Channel, plain_headers
 from ._deadline import Deadline
 from ._types import Data
-from .errors import NoRespondersError, NoStreamResponseError
-from .options import check_data, check_headers, check_subject, check_subscription
+from .errors import BadSubjectError, NoRespondersError, NoStreamResponseError
+from .options import MAX_PREFIX, check_data, check_headers, check_line, check_subject, check_subscription
 
 INACTIVE_THRESHOLD = 300.0  # seconds without a reader after which the server deletes a consumer made for a subscription
 
@@ -93,6 +93,7 @@ class Context(JetStreamContext):
         """As nats-py's, but the caller's configuration stays as it is."""
         check_subscription(subject)
         config = api.ConsumerConfig() if config is None else dataclasses.replace(config)
+        _check_delivery(config)
         binding: Any = await super().subscribe(subject, queue, None, durable, stream, config, **rest)
         found: Binding = binding
         return found._replace(owned=not (durable or queue or config.durable_name))
@@ -101,10 +102,10 @@ class Context(JetStreamContext):
         self, stream: str, config: api.ConsumerConfig, consumer: str, **_: Any
     ) -> Binding:
         """Only says what to bind to."""
-        _validate_stream_name(stream)
-        _validate_consumer_name(consumer)
+        check_names(self._prefix, stream, consumer)
         if not config.deliver_subject:
             raise nats.js.errors.Error(f"consumer {consumer!r} is no push consumer: use pull_subscribe")
+        _check_delivery(config)
         return Binding(stream, consumer, config, False, None, self._nc.deadline)
 
     async def pull_subscribe(  # type: ignore[override]
@@ -113,16 +114,19 @@ class Context(JetStreamContext):
         durable: Optional[str] = None,
         stream: Optional[str] = None,
         config: Optional[api.ConsumerConfig] = None,
-        **rest: Any,
+        pending_msgs_limit: int = 0,
+        pending_bytes_limit: int = 0,
+        inbox_prefix: Optional[bytes] = None,
     ) -> Binding:
         """As nats-py's, but the caller's configuration stays as it is, and a consumer of ours outlives a slow reader."""
         if subject:
             check_subscription(subject)
+        _inbox(inbox_prefix)  # before there is a consumer
         config = api.ConsumerConfig() if config is None else dataclasses.replace(config)
         durable = durable or config.durable_name
         if durable is None and config.inactive_threshold is None:
             config.inactive_threshold = INACTIVE_THRESHOLD
-        binding: Any = await super().pull_subscribe(subject, durable, stream, config, **rest)
+        binding: Any = await super().pull_subscribe(subject, durable, stream, config, inbox_prefix=inbox_prefix)
         found: Binding = binding
         return found._replace(owned=durable is None)
 
@@ -137,11 +141,38 @@ class Context(JetStreamContext):
         durable: Optional[str] = None,
     ) -> Binding:
         """Only says what to bind to. How much waits is bounded by what is asked for, so the limits are not needed."""
-        _validate_stream_name(stream)
         consumer = durable or name or consumer
-        _validate_consumer_name(consumer)
-        inbox = None if inbox_prefix is None else f"{inbox_prefix.decode()}{_wire.stream_token()}"
-        return Binding(str(stream), str(consumer), None, False, inbox, self._nc.deadline)
+        check_names(self._prefix, stream, consumer)
+        return Binding(str(stream), str(consumer), None, False, _inbox(inbox_prefix), self._nc.deadline)
+
+
+def check_names(prefix: str, stream: Optional[str], consumer: Optional[str]) -> None:
+    """What is read without asking the server for it first. Raises ValueError, BadSubjectError."""
+    _validate_stream_name(stream)
+    _validate_consumer_name(consumer)
+    check_subject(f"{prefix}.CONSUMER.MSG.NEXT.{stream}.{consumer}")  # the longest with both
+
+
+def _check_delivery(config: api.ConsumerConfig) -> None:
+    subject, group = config.deliver_subject, config.deliver_group
+    if subject is not None:
+        check_subject(subject, "deliver_subject")
+    if group:
+        check_subject(group, "deliver_group")
+    check_line(subject or "", group or "")
+
+
+def _inbox(prefix: Optional[bytes]) -> Optional[str]:
+    """An inbox of its own behind ``prefix``. Raises TypeError, BadSubjectError."""
+    if prefix is None:
+        return None
+    data = check_data(prefix, "inbox_prefix")
+    if len(data) > MAX_PREFIX:
+        raise BadSubjectError(f"inbox_prefix is {len(data)} bytes long, {MAX_PREFIX} at most")
+    try:
+        return check_subject(f"{data.decode()}{_wire.stream_token()}", "inbox_prefix")
+    except UnicodeDecodeError:
+        raise BadSubjectError(f"bad inbox_prefix {data!r}: it is not UTF-8") from None
 
 
 def publish(

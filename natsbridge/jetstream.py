@@ -11,11 +11,11 @@ from nats.js.client import (
     DEFAULT_JS_SUB_PENDING_MSGS_LIMIT,
     JetStreamContext,
 )
-from nats.js.manager import JetStreamManager, _validate_stream_name
+from nats.js.manager import JetStreamManager
 
 from ._arguments import check_arguments
 from ._blocking import blocking
-from ._context import INACTIVE_THRESHOLD, Binding
+from ._context import INACTIVE_THRESHOLD, Binding, check_names
 from ._deadline import Deadline, check_timeout
 from ._handling import JetStreamHandler
 from .buckets import Buckets
@@ -285,6 +285,6 @@ class JetStream(Buckets):
             inactive_threshold=inactive_threshold,
         )
         check_arguments(JetStreamManager.add_consumer, (stream, config), {})
-        _validate_stream_name(stream)
+        check_names(self._settings.prefix, stream, "ordered")
         deadline = Deadline(self._timeout if timeout is None else self._pool._limit(timeout))
         return _started(self, OrderedConsumer(self, stream, config, deadline), deadline)

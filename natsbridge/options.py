@@ -25,6 +25,7 @@ ErrorCallback = Callable[[Exception], object]
 # The server's control line holds subject, reply and sizes, and is 4,096 bytes at most by default; beyond, it hangs up.
 MAX_SUBJECT_BYTES = 3072
 MAX_LINE_BYTES = 3840
+MAX_PREFIX = 256  # of an inbox, which shares its line with a subject
 
 # RFC 7230 token characters, as nats-py accepts them.
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
@@ -331,8 +332,8 @@ class ConnectOptions:
     def __post_init__(self) -> None:
         self.urls = check_servers(self.servers)
         check_subject(self.inbox_prefix, "inbox_prefix")
-        if len(self.inbox_prefix) > 256:
-            raise BadSubjectError(f"inbox_prefix is {len(self.inbox_prefix)} characters long, 256 at most")
+        if len(self.inbox_prefix) > MAX_PREFIX:
+            raise BadSubjectError(f"inbox_prefix is {len(self.inbox_prefix)} characters long, {MAX_PREFIX} at most")
         check_interval(self.connect_timeout, "connect_timeout")
         check_timeout(self.reconnect_time_wait, "reconnect_time_wait", optional=False)
         check_interval(self.ping_interval, "ping_interval")

@@ -615,7 +615,7 @@ def test_wrong_arguments_are_refused(js: JetStream, stream: str, sub: PullSubscr
         sub.consume("no function")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_workers"):
         sub.consume(print, max_workers=0)
-    for name in ("a.b", "a b", "", "a*", "a>", "a/b"):
+    for name in ("a.b", "a b", "", "a*", "a>", "a/b", "a\x00b", "\ud800", "a" * 5000):
         with pytest.raises(ValueError):
             js.pull_subscribe_bind(name, stream)
         with pytest.raises(ValueError):
@@ -628,6 +628,29 @@ def test_wrong_arguments_are_refused(js: JetStream, stream: str, sub: PullSubscr
     for subject in ("a b", "a..b", "a\r\n"):
         with pytest.raises(BadSubjectError):
             js.pull_subscribe(subject, "workers", stream=stream)
+    assert js._pool.stats().connections[0].reconnects == 0, "nothing of it may reach the server"
+
+
+@pytest.mark.parametrize("prefix", [b"a" * 5000, b"*.", b">.", b"a b.", b"..", b"a\r\nPUB x 0\r\n\r\n", b"\xff."])
+def test_an_inbox_that_cannot_be_one_is_refused(js: JetStream, stream: str, prefix: bytes) -> None:
+    js.add_consumer(stream, durable_name="d")
+    with pytest.raises(BadSubjectError, match="inbox_prefix"):
+        js.pull_subscribe_bind("d", stream, inbox_prefix=prefix)
+    with pytest.raises(BadSubjectError, match="inbox_prefix"):
+        js.pull_subscribe(f"{stream}.>", stream=stream, inbox_prefix=prefix)
+    wrong: Any
+    for wrong in ("mine.", 5):
+        with pytest.raises(TypeError, match="inbox_prefix must be bytes"):
+            js.pull_subscribe(f"{stream}.>", stream=stream, inbox_prefix=wrong)
+    assert [info.name for info in js.consumers_info(stream)] == ["d"]
+    assert js._pool.stats().connections[0].reconnects == 0, "nothing of it may reach the server"
+
+
+@pytest.mark.parametrize("prefix", [b"", b"mine.", b"mine"])
+def test_an_inbox_may_be_somewhere_else(js: JetStream, stream: str, prefix: bytes) -> None:
+    fill(js, stream, 1)
+    with js.pull_subscribe(f"{stream}.>", stream=stream, inbox_prefix=prefix) as sub:
+        assert numbers(sub.fetch()) == [0]
 
 
 def test_the_callers_configuration_stays_as_it_is(js: JetStream, stream: str) -> None:

@@ -6,7 +6,7 @@ import datetime
 import gc
 import threading
 import time
-from typing import Any, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set
 
 import nats.js.errors
 import pytest
@@ -316,6 +316,47 @@ def test_wrong_names_are_refused(js: JetStream, stream: str, name: str) -> None:
     ):
         with pytest.raises(ValueError):
             call()
+    assert js._pool.stats().connections[0].reconnects == 0, "nothing of it may reach the server"
+
+
+# More than 4,096 bytes together, on which the server would hang up.
+LONG_LINE: Dict[str, Any] = {"deliver_subject": "a" * 3000, "deliver_group": "b" * 3000}
+
+
+@pytest.mark.parametrize(
+    "delivery",
+    [
+        *({"deliver_subject": wrong} for wrong in ("a b", "a\r\nb", "*", "a.>", ".", "a" * 5000)),
+        *({"deliver_subject": "mine", "deliver_group": wrong} for wrong in ("a b", "a\r\nb", "*", "g" * 5000)),
+        LONG_LINE,
+    ],
+    ids=lambda delivery: str(list(delivery.items())[-1])[:40],
+)
+def test_where_to_deliver_is_checked(js: JetStream, stream: str, delivery: Dict[str, Any]) -> None:
+    js.add_consumer(stream, durable_name="d", deliver_subject="mine")
+    config = ConsumerConfig(**delivery)
+    calls: List[Callable[[], object]] = [
+        lambda: js.subscribe_bind(stream, config, "d"),
+        lambda: js.subscribe(f"{stream}.>", config=config),
+    ]
+    for call in calls:
+        with pytest.raises(BadSubjectError, match="deliver_" if delivery is not LONG_LINE else "bytes together"):
+            call()
+    assert len(js.consumers_info(stream)) == 1
+    assert js._pool.stats().connections[0].reconnects == 0, "nothing of it may reach the server"
+
+
+@pytest.mark.parametrize("name", ["d" * 5000, "a\x00b", "\ud800"], ids=["too long", "a control character", "no text"])
+def test_names_that_fit_into_no_subject_are_refused(js: JetStream, stream: str, name: str) -> None:
+    calls: List[Callable[[], object]] = [
+        lambda: js.subscribe_bind(stream, ConsumerConfig(deliver_subject="mine"), name),
+        lambda: js.subscribe_bind(name, ConsumerConfig(deliver_subject="mine"), "d"),
+        lambda: js.ordered_consumer(name),
+    ]
+    for call in calls:
+        with pytest.raises(BadSubjectError):
+            call()
+    js.stream_info(stream)  # the server has read what was sent before
     assert js._pool.stats().connections[0].reconnects == 0, "nothing of it may reach the server"
 
 
