@@ -96,7 +96,7 @@ class Context(JetStreamContext):
         _check_delivery(config)
         binding: Any = await super().subscribe(subject, queue, None, durable, stream, config, **rest)
         found: Binding = binding
-        return found._replace(owned=not (durable or queue or config.durable_name))
+        return found._replace(owned=not (durable or queue or config.durable_name or config.name))
 
     async def subscribe_bind(  # type: ignore[override]
         self, stream: str, config: api.ConsumerConfig, consumer: str, **_: Any
@@ -128,7 +128,7 @@ class Context(JetStreamContext):
             config.inactive_threshold = INACTIVE_THRESHOLD
         binding: Any = await super().pull_subscribe(subject, durable, stream, config, inbox_prefix=inbox_prefix)
         found: Binding = binding
-        return found._replace(owned=durable is None)
+        return found._replace(owned=durable is None)  # a name in the configuration gives way to one of nats-py's own
 
     async def pull_subscribe_bind(  # type: ignore[override]
         self,

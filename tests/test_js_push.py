@@ -201,6 +201,17 @@ def test_a_consumer_of_its_own_goes_with_the_subscription(js: JetStream, stream:
     assert sorted(str(info.name) for info in js.consumers_info(stream)) == ["d", "q"]
 
 
+def test_a_consumer_that_has_a_name_stays(js: JetStream, pool: Pool, stream: str, wait_for: WaitFor) -> None:
+    """It may be somebody else's, and its position with it."""
+    config = ConsumerConfig(name="shared", deliver_subject=pool.new_inbox(), inactive_threshold=3600)
+    js.add_consumer(stream, config)
+    js.subscribe(f"{stream}.>", stream=stream, config=config).unsubscribe()
+    js.pull_subscribe(f"{stream}.>", stream=stream, config=ConsumerConfig(name="shared")).unsubscribe()
+    js.subscribe(f"{stream}.>").unsubscribe()  # which is deleted after the others
+    wait_for(lambda: len(js.consumers_info(stream)) <= 1, what="the consumers without a name to be deleted")
+    assert [info.name for info in js.consumers_info(stream)] == ["shared"]
+
+
 def test_a_consumer_that_exists_can_be_bound(js: JetStream, pool: Pool, stream: str) -> None:
     fill(js, stream, 2)
     config = ConsumerConfig(durable_name="d", deliver_subject=pool.new_inbox())
