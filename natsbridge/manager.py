@@ -10,7 +10,7 @@ from nats.js.manager import JetStreamManager
 from ._blocking import Channel, Facade, blocking
 from ._context import Context, Settings
 from ._deadline import Deadline
-from .options import check_count
+from .options import check_count, check_subscription
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -30,7 +30,6 @@ class Manager(Facade):
     find_stream_name_by_subject = blocking(JetStreamManager.find_stream_name_by_subject)
     stream_info = blocking(JetStreamManager.stream_info)
     delete_stream = blocking(JetStreamManager.delete_stream)
-    purge_stream = blocking(JetStreamManager.purge_stream)
 
     consumers_info = blocking(JetStreamManager.consumers_info)
     delete_consumer = blocking(JetStreamManager.delete_consumer)
@@ -61,6 +60,29 @@ class Manager(Facade):
     def update_stream(self, config: Optional[api.StreamConfig] = None, **params: Any) -> api.StreamInfo:
         """Change a stream. ``params`` as in ``add_stream``; what is not given is reset."""
         return self._call(JetStreamManager.update_stream, config, **params)
+
+    def purge_stream(
+        self, name: str, seq: Optional[int] = None, subject: Optional[str] = None, keep: Optional[int] = None
+    ) -> bool:
+        """Delete the messages of a stream: all that it holds, or less. Returns True.
+
+        seq: only messages before this number.
+        subject: only messages with such a subject; wildcards are allowed.
+        keep: all but the last ``keep`` messages; not together with ``seq``.
+
+        An empty subject and a ``seq`` of 0, with which nats-py deletes all, are a ValueError. Raises as every call does.
+        """
+        if subject == "":
+            raise ValueError("subject is empty: to delete all messages of the stream, leave it out or pass None")
+        if subject is not None:
+            check_subscription(subject)
+        if seq == 0:
+            raise ValueError("seq is 0, and the first message is number 1: to delete all, leave it out or pass None")
+        if seq is not None:
+            check_count(seq, "seq")
+        if keep is not None:
+            check_count(keep, "keep", least=0)
+        return self._call(JetStreamManager.purge_stream, name, seq, subject, keep)
 
     def consumer_info(self, stream: str, consumer: str, timeout: Optional[float] = None) -> api.ConsumerInfo:
         """A consumer's configuration and state. ``timeout``: seconds for this call, this object's if None."""

@@ -278,6 +278,26 @@ def test_what_nats_py_takes_is_taken(js: JetStream, stream: str, unique: str) ->
         assert js.add_consumer(stream, **dataclasses.asdict(consumer.config)).config == consumer.config
 
 
+def test_what_would_purge_more_than_was_meant_is_refused(js: JetStream, stream: str) -> None:
+    js.publish_many((f"{stream}.{n % 2}", b"x") for n in range(4))
+    wrong: List[Dict[str, Any]] = [{"subject": ""}, {"seq": 0}, {"seq": -1}, {"keep": -1}, {"subject": "a b"}]
+    for arguments in wrong:
+        with pytest.raises(ValueError, match=next(iter(arguments))):
+            js.purge_stream(stream, **arguments)
+    for arguments in wrong[:2]:
+        with pytest.raises(ValueError, match="pass None"):
+            js.purge_stream(stream, **arguments)
+    assert js.stream_info(stream).state.messages == 4
+    assert js.purge_stream(stream, seq=2)
+    assert js.stream_info(stream).state.messages == 3
+    assert js.purge_stream(stream, subject=f"{stream}.*", keep=2)
+    assert js.stream_info(stream).state.messages == 2
+    assert js.purge_stream(stream, None, f"{stream}.0", None)
+    assert js.stream_info(stream).state.messages == 1
+    assert js.purge_stream(stream)
+    assert js.stream_info(stream).state.messages == 0
+
+
 def test_what_the_server_refuses_comes_in_its_words(js: JetStream, stream: str) -> None:
     with pytest.raises(nats.js.errors.BadRequestError, match="subjects overlap"):
         js.add_stream(name=f"{stream}-2", subjects=[f"{stream}.a"])
