@@ -10,10 +10,10 @@ from typing import Optional
 FOREVER = 3600.0 * 24 * 365
 
 
-def check_timeout(value: object, name: str = "timeout", *, optional: bool = True) -> Optional[float]:
+def check_timeout(value: object, name: str = "timeout", *, optional: bool = True, finite: bool = False) -> Optional[float]:
     """Return ``value`` as seconds; None (where ``optional``) and infinity mean "no limit" and come back as None.
 
-    Raises TypeError for anything but a number, ValueError for NaN and for negative numbers.
+    Raises TypeError for anything but a number, ValueError for NaN, for negative numbers, and where ``finite`` for infinity.
     """
     if value is None:
         if optional:
@@ -24,6 +24,8 @@ def check_timeout(value: object, name: str = "timeout", *, optional: bool = True
     seconds = float(value)
     if math.isnan(seconds) or seconds < 0:
         raise ValueError(f"{name} must be zero or more seconds, not {value!r}")
+    if finite and math.isinf(seconds):
+        raise ValueError(f"{name} must be a finite number of seconds, not {value!r}")
     return None if math.isinf(seconds) else min(seconds, FOREVER)
 
 

@@ -140,7 +140,7 @@ class JetStream(Buckets):
         if cb is not None:
             check_handler(cb, "cb")
         check_count(max_workers, "max_workers")
-        check_timeout(nak_delay, "nak_delay")
+        check_timeout(nak_delay, "nak_delay", finite=True)
         limits = (
             check_count(pending_msgs_limit, "pending_msgs_limit"),
             check_count(pending_bytes_limit, "pending_bytes_limit"),
@@ -193,7 +193,7 @@ class JetStream(Buckets):
         if cb is not None:
             check_handler(cb, "cb")
         check_count(max_workers, "max_workers")
-        check_timeout(nak_delay, "nak_delay")
+        check_timeout(nak_delay, "nak_delay", finite=True)
         limits = (
             check_count(pending_msgs_limit, "pending_msgs_limit"),
             check_count(pending_bytes_limit, "pending_bytes_limit"),

@@ -48,8 +48,11 @@ class AckPort:
     def respond(self, reply: str, data: Data, headers: Headers) -> None:
         self.check()
         data, checked = check_data(data), check_headers(headers)
-        check_size(data, checked, self.link.connection.max_payload)
+        self.check_size(data, checked)
         self.link.outbox.publish(publish_command(reply, data, headers=checked), self.timeout)
+
+    def check_size(self, data: bytes, headers: Headers = None) -> None:
+        check_size(data, headers, self.link.connection.max_payload)
 
     def nak_from_loop(self, reply: str) -> None:
         """Give back a message that nobody will read; never blocks."""
@@ -119,20 +122,25 @@ class JetStreamMessage(Message):
             raise
 
     def nak(self, delay: Optional[float] = None) -> None:
-        """It could not be handled: deliver it again, after ``delay`` seconds (at once if None). Raises as ``ack`` does."""
-        seconds = check_timeout(delay, "delay")
+        """It could not be handled: deliver it again, after ``delay`` seconds (at once if None). Raises as ``ack`` does.
+
+        What shall never come again wants ``term``: an infinite delay is a ValueError.
+        """
+        seconds = check_timeout(delay, "delay", finite=True)
         if not seconds:
             self._settle(_NAK)
         else:
             self._settle(_NAK + b" " + json.dumps({"delay": int(seconds * 1e9)}).encode())
 
     def term(self, reason: str = "") -> None:
-        """It can never be handled: do not deliver it again. Raises as ``ack`` does.
+        """It can never be handled: do not deliver it again. Raises as ``ack`` does, and MaxPayloadError.
 
         reason: one line for the advisory that the server publishes (nats-server 2.10.4 and later).
         """
         check_line_text(reason, "reason")
-        self._settle(_TERM + (b" " + reason.encode() if reason else b""))
+        data = _TERM + (b" " + reason.encode() if reason else b"")
+        self._port.check_size(data)
+        self._settle(data)
 
     def in_progress(self) -> None:
         """It is being worked on: start ``ack_wait`` anew. May be called any number of times. Raises as ``ack`` does."""

@@ -157,7 +157,7 @@ class PullSubscription:
         """
         check_handler(handler)
         check_count(max_workers, "max_workers")
-        check_timeout(nak_delay, "nak_delay")
+        check_timeout(nak_delay, "nak_delay", finite=True)
         check_count(batch, "batch")
         check_interval(heartbeat, "heartbeat")
         self._reader.check()

@@ -20,6 +20,7 @@ from natsbridge import (
     FetchTimeoutError,
     JetStream,
     JetStreamMessage,
+    MaxPayloadError,
     Pool,
     PullSubscription,
 )
@@ -282,8 +283,8 @@ def test_nak_brings_it_back_after_its_delay(js: JetStream, stream: str, sub: Pul
     (third,) = sub.fetch()
     assert third.metadata.num_delivered == 3
     assert 0.25 < time.monotonic() - start < 5
-    for wrong in (-1, float("nan")):
-        with pytest.raises(ValueError):
+    for wrong in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="delay must be"):
             third.nak(wrong)
     with pytest.raises(TypeError):
         third.nak("1")  # type: ignore[arg-type]
@@ -296,6 +297,9 @@ def test_term_ends_it_and_tells_why(js: JetStream, pool: Pool, stream: str, sub:
         (message,) = sub.fetch()
         with pytest.raises(ValueError):
             message.term("two\nlines")
+        with pytest.raises(MaxPayloadError):
+            message.term("x" * 2_000_000)
+        assert not message.is_acked
         message.term("no such order")
         assert b"no such order" in advisories.next_msg(5).data
     with pytest.raises(FetchTimeoutError):
@@ -615,6 +619,8 @@ def test_wrong_arguments_are_refused(js: JetStream, stream: str, sub: PullSubscr
         sub.consume("no function")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_workers"):
         sub.consume(print, max_workers=0)
+    with pytest.raises(ValueError, match="nak_delay must be a finite number of seconds"):
+        sub.consume(print, nak_delay=float("inf"))
     for name in ("a.b", "a b", "", "a*", "a>", "a/b", "a\x00b", "\ud800", "a" * 5000):
         with pytest.raises(ValueError):
             js.pull_subscribe_bind(name, stream)

@@ -392,6 +392,8 @@ def test_wrong_kinds_are_refused(js: JetStream, stream: str) -> None:
     for wrong in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="idle_heartbeat must be a finite number of seconds"):
             js.subscribe(f"{stream}.>", idle_heartbeat=wrong)
+    with pytest.raises(ValueError, match="nak_delay must be a finite number of seconds"):
+        js.subscribe(f"{stream}.>", cb=print, nak_delay=float("inf"))
     assert js.consumers_info(stream) == []
 
 
