@@ -65,7 +65,7 @@ class Pool(Streaming):
     user, password, token: strings, or functions that return one (called on the loop thread: they must not block).
     user_credentials, nkeys_seed, nkeys_seed_str, signature_cb, user_jwt_cb: as in nats-py; they need ``nkeys`` installed.
     tls, tls_hostname, tls_handshake_first: an ``ssl.SSLContext``, the name to check, TLS before the server's INFO.
-    inbox_prefix: below which replies arrive; the user needs to be allowed to subscribe to ``<inbox_prefix>.>``.
+    inbox_prefix: below which replies arrive, str or bytes; the user must be allowed to subscribe to ``<inbox_prefix>.>``.
     window, window_bytes: how many chunks and bytes of a stream a responder may send ahead of this reader, at most. In bytes
         a stream begins with 1 MiB, and is given what its reader takes in 20 ms and two round trips, or 1 MiB while its
         connection has anything else to do.
@@ -103,7 +103,7 @@ class Pool(Streaming):
         tls: Optional[ssl.SSLContext] = None,
         tls_hostname: Optional[str] = None,
         tls_handshake_first: bool = False,
-        inbox_prefix: str = "_INBOX",
+        inbox_prefix: Union[str, bytes] = "_INBOX",
         window: int = 16_384,
         window_bytes: int = 16 * 1024 * 1024,
         probe_interval: float = 2.0,
@@ -127,7 +127,7 @@ class Pool(Streaming):
             tls=tls,
             tls_hostname=tls_hostname,
             tls_handshake_first=tls_handshake_first,
-            inbox_prefix=inbox_prefix,
+            inbox_prefix=inbox_prefix.decode() if isinstance(inbox_prefix, bytes) else inbox_prefix,
             connect_timeout=connect_timeout,
             reconnect_time_wait=reconnect_time_wait,
             ping_interval=ping_interval,

@@ -188,6 +188,7 @@ def test_nats_options_that_are_no_mapping_are_refused(bad: Any) -> None:
         ("inbox_prefix", "a b"),
         ("inbox_prefix", "a.*"),
         ("inbox_prefix", "a."),
+        ("inbox_prefix", b"a."),
         ("inbox_prefix", "x" * 300),
         ("window", 0),
         ("window_bytes", 0),
@@ -337,3 +338,7 @@ def test_options_and_pool_agree_on_their_defaults() -> None:
     connect = inspect.signature(ConnectOptions).parameters
     for name in set(pool) & set(connect) - {"servers"}:
         assert pool[name].default == connect[name].default, name
+
+
+def test_the_prefix_of_inboxes_may_be_bytes_as_in_nats_py() -> None:
+    assert Pool(inbox_prefix=b"_INBOX.me").new_inbox().startswith("_INBOX.me.")
