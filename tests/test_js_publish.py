@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -46,9 +47,8 @@ def deaf(server: EmbeddedServer, errors: List[Exception], unique: str) -> Iterat
 
 
 @posix_only
-def test_an_interrupt_at_any_step_leaves_nothing_to_wait_for(
-    js: JetStream, stream: str, no_gc_callbacks: None, fast_switching: None
-) -> None:
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="Python 3.8 looks for signals between a try and its finally, or with")
+def test_an_interrupt_at_any_step_leaves_nothing_to_wait_for(js: JetStream, stream: str, fast_switching: None) -> None:
     def numbers() -> Iterator[Tuple[str, bytes]]:
         while True:
             yield f"{stream}.a", b"x"
@@ -57,14 +57,14 @@ def test_an_interrupt_at_any_step_leaves_nothing_to_wait_for(
         raise KeyboardInterrupt
 
     js.publish(f"{stream}.a")
+    gc.collect()
+    gc.disable()  # Python ignores what is raised while the collector runs somebody's finalizer
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         for number in range(60):
             with pytest.raises(KeyboardInterrupt):
-                # Again after a second: Python ignores what is raised while the collector runs somebody's __del__.
-                signal.setitimer(signal.ITIMER_REAL, 0.02 + number * 17e-6, 1.0)
+                signal.setitimer(signal.ITIMER_REAL, 0.02 + number * 17e-6)
                 js.publish_many(numbers())
-            signal.setitimer(signal.ITIMER_REAL, 0)
             with suppress(DisconnectedError):  # what was interrupted may have been withdrawn
                 js.publish_async_completed(LONG)
             assert js.publish_async_pending() == 0
@@ -73,6 +73,7 @@ def test_an_interrupt_at_any_step_leaves_nothing_to_wait_for(
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        gc.enable()
     assert js.publish_async(f"{stream}.a").result().stream == stream
 
 
