@@ -8,7 +8,7 @@ import math
 import re
 import time
 from email.parser import BytesParser
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, Mapping, NamedTuple, Optional
 
 import nats.js.errors
 from nats.js import api
@@ -81,6 +81,11 @@ class Context(JetStreamContext):
         channel: Channel = self._nc
         return publish(channel, self._settings, subject, payload, publish_headers(headers, stream, msg_ttl))
 
+    async def find_stream_name_by_subject(self, subject: str) -> str:
+        """As nats-py's, but no subject is not any subject."""
+        found: str = await super().find_stream_name_by_subject(check_subscription(subject))
+        return found
+
     async def subscribe(  # type: ignore[override]
         self,
         subject: str,
@@ -119,7 +124,7 @@ class Context(JetStreamContext):
         inbox_prefix: Optional[bytes] = None,
     ) -> Binding:
         """As nats-py's, but the caller's configuration stays as it is, and a consumer of ours outlives a slow reader."""
-        if subject:
+        if subject or not stream:
             check_subscription(subject)
         _inbox(inbox_prefix)  # before there is a consumer
         config = api.ConsumerConfig() if config is None else dataclasses.replace(config)
@@ -197,8 +202,8 @@ def publish_headers(
     headers: Optional[Dict[str, Any]], stream: Optional[str], msg_ttl: Optional[float]
 ) -> Optional[Dict[str, Any]]:
     """The headers with the expected stream and the message's time to live. Raises TypeError, ValueError."""
-    if stream is None and msg_ttl is None:
-        return headers
+    if (stream is None and msg_ttl is None) or not isinstance(headers or {}, Mapping):
+        return headers  # whoever checks them says what is wrong with them
     headers = dict(headers or {})
     if stream is not None:
         headers[str.__str__(api.Header.EXPECTED_STREAM)] = stream

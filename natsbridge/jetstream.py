@@ -270,6 +270,8 @@ class JetStream(Buckets):
 
         Raises nats-py's errors (NotFoundError for a missing stream), TypeError, ValueError, and what every call raises.
         """
+        if not isinstance(filter_subjects, Sequence):
+            raise TypeError(f"filter_subjects must be a subject or a list of them, not {filter_subjects!r}")
         subjects = [filter_subjects] if isinstance(filter_subjects, str) else list(filter_subjects)
         for subject in subjects:
             check_subscription(subject)

@@ -20,7 +20,7 @@ from nats.js.api import (
 )
 
 import natsbridge
-from natsbridge import JetStream, Pool
+from natsbridge import BadSubjectError, JetStream, Pool
 
 # nats-py and the server between them know no others: dots and spaces would change the subject of the API.
 WRONG_NAMES = ["a.b", "a b", "a*", "a>", "a\r\nb", ""]
@@ -150,6 +150,8 @@ def test_a_value_of_the_wrong_kind_is_named(js: JetStream, stream: str) -> None:
         lambda: js.stream_info(stream, subjects_filter=1),  # type: ignore[arg-type]
         lambda: js.find_stream_name_by_subject(None),  # type: ignore[arg-type]
         lambda: js.streams_info("0"),  # type: ignore[arg-type]
+        lambda: js.publish("a", headers=5, stream=stream),  # type: ignore[arg-type]
+        lambda: js.ordered_consumer(stream, filter_subjects=5),  # type: ignore[arg-type]
         lambda: js.consumer_info(stream, "c", timeout="1"),  # type: ignore[arg-type]
         lambda: js.stream_info(),  # type: ignore[call-arg]
         lambda: js.stream_info(stream, stream, stream),  # type: ignore[call-arg]
@@ -331,3 +333,11 @@ def test_a_server_without_jetstream_says_so_at_once(make_nats_server: Any, uniqu
             js.publish("a", b"x")
         with pytest.raises(nats.js.errors.NoStreamResponseError):
             js.publish_async("a", b"x").result()
+
+
+def test_no_subject_is_not_any_subject(js: JetStream, stream: str) -> None:
+    """nats-py takes the first stream that there is."""
+    for attempt in (js.find_stream_name_by_subject, js.pull_subscribe, js.subscribe):
+        with pytest.raises(BadSubjectError, match="bad subject ''"):
+            attempt("")
+    js.pull_subscribe("", stream=stream).unsubscribe()
