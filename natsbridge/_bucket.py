@@ -169,7 +169,4 @@ class Tail:
         except Error:
             return False  # the reader finds out why
         with pulls.cond:
-            came = info.name == pulls.consumer and (
-                info.delivered is None or info.delivered.consumer_seq == pulls.consumer_seq
-            )
-            return came and info.num_pending == 0 and not pulls.messages
+            return pulls.caught_up(info) and not pulls.messages

@@ -32,9 +32,9 @@ class Watcher(Generic[T]):
 
     First come the values that are there, then ``None`` once, then every change as it happens. Iterate it, or call
     ``updates``, unless it has a handler. Survives reconnects and restarts of the server without losing or repeating a
-    change that the bucket still holds. Ends after ``stop``; when nobody holds it any more (one with a handler lives as
-    long as the pool); and with nats-py's BucketNotFoundError when the bucket is deleted. Thread-safe; in a forked child
-    every use raises ``ForkedError``.
+    change that the bucket still holds; of changes before the ``None``, the latest of a key may then come alone. Ends after
+    ``stop``; when nobody holds it any more (one with a handler lives as long as the pool); and with nats-py's
+    BucketNotFoundError when the bucket is deleted. Thread-safe; in a forked child every use raises ``ForkedError``.
     """
 
     def __init__(

@@ -27,6 +27,9 @@ class OrderedPulls(Pulls):
     passing = (*Pulls.passing, "Consumer Deleted")  # by whomever: another one is made
     consumer = ""
     consumer_seq = stream_seq = 0  # of the last message taken
+    # Where the next consumer has to begin: behind this message of the stream, 0 for its beginning. None while the latest
+    # message of each subject is read: one that is replaced meanwhile moves, so the next consumer begins as the first did.
+    behind: Optional[int] = None
 
     def accepts(self, message: JetStreamMessage) -> bool:
         metadata = message.metadata
@@ -36,7 +39,23 @@ class OrderedPulls(Pulls):
             self.trouble = f"message {self.consumer_seq + 1} was lost"
             self.cond.notify_all()
             return False
-        self.consumer_seq, self.stream_seq = metadata.sequence.consumer, metadata.sequence.stream
+        self.consumer_seq, sequence = metadata.sequence.consumer, metadata.sequence.stream
+        repeated = self.behind is None and sequence <= self.stream_seq
+        if self.behind is not None or metadata.num_pending == 0:
+            self.behind = sequence
+        if repeated:
+            self.cond.notify()  # the reader may have to ask for more
+            return False
+        self.stream_seq = sequence
+        return True
+
+    def caught_up(self, info: api.ConsumerInfo) -> bool:
+        """Whether all that was there has come, by what the server says of the consumer. Call it with ``cond`` held."""
+        if info.name != self.consumer or info.num_pending or info.delivered is None:
+            return False
+        if info.delivered.consumer_seq != self.consumer_seq:
+            return False
+        self.behind = info.delivered.stream_seq
         return True
 
 
@@ -65,17 +84,18 @@ class OrderedConsumer(PullSubscription):
         super().start(deadline)
         info = self._create(deadline)
         self.initial_pending = info.num_pending or 0
-        if self._config.deliver_policy == api.DeliverPolicy.NEW and info.delivered is not None:
-            self._pulls.stream_seq = info.delivered.stream_seq  # it begins here, also for a consumer made later
+        if self._config.deliver_policy != api.DeliverPolicy.LAST_PER_SUBJECT and info.delivered is not None:
+            # Not what the policy says: "new", for one, would mean something else to a consumer made later.
+            self._pulls.behind = info.delivered.stream_seq
 
     def _create(self, deadline: Deadline) -> api.ConsumerInfo:
         pulls = self._pulls
         name = f"ordered_{_wire.stream_token()}"
         behind: Any = {}
-        if pulls.stream_seq:
+        if pulls.behind is not None:
             behind = {
                 "deliver_policy": api.DeliverPolicy.BY_START_SEQUENCE,
-                "opt_start_seq": pulls.stream_seq + 1,
+                "opt_start_seq": pulls.behind + 1,
                 "opt_start_time": None,
             }
         config = dataclasses.replace(self._config, name=name, **behind)
@@ -86,7 +106,10 @@ class OrderedConsumer(PullSubscription):
         if deletion is not None:
             self._link.outbox.control(deletion)
         within = self._js.with_timeout(deadline.at_most(self._js.timeout))
-        return within.add_consumer(self.stream, config)
+        info = within.add_consumer(self.stream, config)
+        with pulls.cond:
+            pulls.caught_up(info)
+        return info
 
     def _deletion(self) -> Optional[bytes]:
         return super()._deletion() if self.consumer else None

@@ -470,6 +470,35 @@ def test_an_ordered_consumer_survives_the_loss_of_its_consumer(js: JetStream, st
     consumer.unsubscribe()
 
 
+@pytest.mark.parametrize("before", [0, 3])
+@pytest.mark.parametrize(
+    ("policy", "there"), [(DeliverPolicy.NEW, []), (DeliverPolicy.LAST, [2]), (DeliverPolicy.ALL, [0, 1, 2])]
+)
+def test_an_ordered_consumer_that_has_read_nothing_yet_loses_nothing(
+    js: JetStream, stream: str, policy: DeliverPolicy, there: List[int], before: int
+) -> None:
+    fill(js, stream, before)
+    expected = [*there[:before], 3, 4, 5]
+    with js.ordered_consumer(stream, deliver_policy=policy) as consumer:
+        js.delete_consumer(stream, consumer.consumer)
+        fill(js, stream, 3, start=3)
+        assert take(consumer, len(expected)) == expected
+
+
+def test_an_ordered_consumer_of_latest_messages_that_is_lost_meanwhile(js: JetStream, stream: str) -> None:
+    """Former messages of a subject do not come, those that were read do not come again; afterwards all come."""
+    js.publish_many((f"{stream}.{n}", data) for n in range(100) for data in (b"-1", b"%d" % n))
+    with js.ordered_consumer(stream, deliver_policy=DeliverPolicy.LAST_PER_SUBJECT) as consumer:
+        assert take(consumer, 2) == [0, 1]
+        for number in (2, 3):
+            js.delete_consumer(stream, consumer.consumer)
+            assert take(consumer, 1) == [number]
+        assert take(consumer, 96) == list(range(4, 100))
+        js.delete_consumer(stream, consumer.consumer)
+        fill(js, stream, 3)
+        assert take(consumer, 3) == [0, 1, 2]
+
+
 def test_an_ordered_consumer_mends_a_gap(js: JetStream, stream: str) -> None:
     fill(js, stream, 300)
     consumer = js.ordered_consumer(stream)

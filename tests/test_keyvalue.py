@@ -45,6 +45,12 @@ def seen(entry: Optional[NatsKeyValue.Entry]) -> Seen:
     return entry.key, entry.value, entry.operation
 
 
+def lose_consumers(js: JetStream, bucket: str) -> None:
+    """As a restart of the server does."""
+    for info in js.consumers_info(f"KV_{bucket}"):
+        js.delete_consumer(f"KV_{bucket}", info.name)
+
+
 def consumers(js: JetStream, bucket: str) -> int:
     return js.stream_info(f"KV_{bucket}").state.consumer_count
 
@@ -406,6 +412,64 @@ def test_a_consumer_that_is_deleted_under_a_watcher_is_made_anew(kv: KeyValue, j
         js.delete_consumer(f"KV_{unique}", watcher._consumer.consumer)
         kv.put("a", b"2")
         assert seen(watcher.updates(LONG)) == ("a", b"2", None)
+
+
+@pytest.mark.parametrize("there", [[], ["other"]])
+def test_a_watcher_that_has_read_no_change_yet_loses_none(
+    kv: KeyValue, js: JetStream, unique: str, there: List[str]
+) -> None:
+    for key in there:
+        kv.put(key, b"")
+    with kv.watch("a", updates_only=True) as updates, kv.watch("a") as watcher, kv.watch(
+        "a", include_history=True
+    ) as history:
+        assert watcher.updates() is None
+        assert history.updates() is None
+        lose_consumers(js, unique)
+        for number in range(3):
+            kv.put("a", b"%d" % number)
+        for each in (updates, watcher, history):
+            assert [seen(each.updates(LONG)) for _ in range(3)] == [("a", b"%d" % number, None) for number in range(3)]
+
+
+def test_a_watcher_whose_first_values_have_vanished_loses_no_change(kv: KeyValue, js: JetStream, unique: str) -> None:
+    kv.put("a", b"")
+    with kv.watchall() as watcher:
+        js.purge_stream(f"KV_{unique}")
+        assert watcher.updates(LONG) is None
+        lose_consumers(js, unique)
+        for number in range(3):
+            kv.put("a", b"%d" % number)
+        assert [seen(watcher.updates(LONG)) for _ in range(3)] == [("a", b"%d" % number, None) for number in range(3)]
+
+
+def test_a_consumer_that_is_lost_among_the_first_values(kv: KeyValue, js: JetStream, unique: str) -> None:
+    """More than is read ahead at first: neither former values come, nor the same ones again."""
+    js.publish_many((f"$KV.{unique}.k{number}", value) for number in range(100) for value in (b"1", b"2"))
+    with kv.watchall() as watcher:
+        assert seen(watcher.updates()) == ("k0", b"2", None)
+        lose_consumers(js, unique)
+        kv.put("k0", b"3")
+        kv.delete("k99")
+        there = [(f"k{number}", b"2", None) for number in range(1, 99)]
+        assert first(watcher) == [*there, ("k0", b"3", None), ("k99", b"", "DEL")]
+        lose_consumers(js, unique)
+        for number in range(3):
+            kv.put("k0", b"%d" % number)
+        assert [seen(watcher.updates(LONG)) for _ in range(3)] == [("k0", b"%d" % number, None) for number in range(3)]
+
+
+@pytest.mark.process
+def test_a_watcher_of_an_empty_bucket_loses_no_change_over_a_restart(tmp_path: Path) -> None:
+    with EmbeddedServer(jetstream=True, store_dir=tmp_path) as server, Pool(server.url, reconnect_time_wait=0.1) as pool:
+        kv = pool.jetstream(timeout=LONG).create_key_value(bucket="b", history=5)
+        with kv.watchall(updates_only=True) as updates, kv.watchall() as watcher:
+            assert watcher.updates() is None
+            server.restart()
+            for number in range(3):
+                kv.put("a", b"%d" % number)
+            for each in (updates, watcher):
+                assert [seen(each.updates(LONG)) for _ in range(3)] == [("a", b"%d" % number, None) for number in range(3)]
 
 
 @pytest.mark.process
