@@ -8,6 +8,7 @@ from typing import (
     Any,
     Callable,
     Coroutine,
+    Dict,
     Iterator,
     List,
     Optional,
@@ -104,12 +105,15 @@ class KeyValue(Bucket):
         filters: only keys that contain one of these texts, as in nats-py. Raises nats-py's NoKeysError when there are none,
         RequestTimeoutError, and what every call raises.
         """
-        found = [entry.key for entry in self._present(">", "keys", ignore_deletes=True, meta_only=True)]
-        if filters:
-            found = [key for key in found if any(text in key for text in filters)]
-        if not found:
+        found: Dict[str, None] = {}  # in order
+        for entry in self._present(">", "keys", meta_only=True):
+            found.pop(entry.key, None)  # one that is changed meanwhile comes again
+            if entry.operation not in _DELETED:
+                found[entry.key] = None
+        keys = [key for key in found if not filters or any(text in key for text in filters)]
+        if not keys:
             raise nats.js.errors.NoKeysError
-        return found
+        return keys
 
     def history(self, key: str) -> List[KeyValueEntry]:
         """The values that the bucket still holds of a key, oldest first, with the markers of deletions.
@@ -124,7 +128,8 @@ class KeyValue(Bucket):
     def purge_deletes(self, olderthan: float = 30 * 60) -> bool:
         """Remove what is left of keys that were deleted: their history, and markers older than ``olderthan`` seconds.
 
-        0 removes all markers. Returns True. Raises RequestTimeoutError, and what every call raises.
+        0 removes all markers. What is put meanwhile stays. Returns True. Raises RequestTimeoutError, and what every call
+        raises.
         """
         limit = check_timeout(olderthan, "olderthan", optional=False)
         deadline = self._deadline()
@@ -132,9 +137,12 @@ class KeyValue(Bucket):
         now: Any = datetime.datetime.now(datetime.timezone.utc)
         for entry in markers:
             young = limit is None or (limit > 0 and (now - entry.created).total_seconds() < limit)
+            marker: Any = entry.revision
             with self._explaining():
                 within = self._js.with_timeout(deadline.at_most(self._timeout))
-                within.purge_stream(self._stream, subject=f"{self._pre}{entry.key}", keep=1 if young else 0)
+                # Up to the marker, not all but so many: the key may have been put again since.
+                behind = marker if young else marker + 1
+                within.purge_stream(self._stream, subject=f"{self._pre}{entry.key}", seq=behind)
         return True
 
     def _present(

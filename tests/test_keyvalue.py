@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import itertools
 import os
 import signal
 import threading
@@ -22,6 +23,7 @@ from procs import LONG, WaitFor, posix_only
 
 import natsbridge
 from natsbridge import ClosedError, ForkedError, JetStream, KeyValue, KeyWatcher, NatsBridgeError, Pool, RequestTimeoutError
+from natsbridge._deadline import Deadline
 from natsbridge.server import EmbeddedServer
 
 Seen = Tuple[str, Optional[bytes], Optional[str]]
@@ -43,6 +45,27 @@ def first(watcher: KeyWatcher) -> List[Seen]:
 def seen(entry: Optional[NatsKeyValue.Entry]) -> Seen:
     assert entry is not None
     return entry.key, entry.value, entry.operation
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
+    """Have something happen once, while what is there is read: before entry ``number``, 0 for behind the last."""
+
+    def arrange(number: int, happen: Callable[[], object]) -> None:
+        taken = itertools.count(1)
+        take = KeyWatcher.take
+
+        def wrapped(watcher: KeyWatcher, deadline: Deadline) -> Any:
+            if next(taken) == number:
+                happen()
+            entry = take(watcher, deadline)
+            if entry is None and number == 0:
+                happen()
+            return entry
+
+        monkeypatch.setattr(KeyWatcher, "take", wrapped)
+
+    return arrange
 
 
 def lose_consumers(js: JetStream, bucket: str) -> None:
@@ -134,6 +157,59 @@ def test_keys_and_histories(kv: KeyValue) -> None:
     with pytest.raises(nats.js.errors.NoKeysError):
         kv.history("b.1")
     assert kv.keys() == ["a.2", "a.1"]
+
+
+def test_keys_that_change_while_they_are_listed_come_once(kv: KeyValue, meanwhile: Any, js: JetStream, unique: str) -> None:
+    """More than is read ahead at first, and the consumer is lost on the way."""
+
+    def change() -> None:
+        lose_consumers(js, unique)
+        kv.put("k0", b"again")  # it was read already
+        kv.delete("k1")
+        kv.delete("k98")  # it was not
+        kv.put("k99", b"again")
+
+    js.publish_many((f"$KV.{unique}.k{number}", value) for number in range(100) for value in (b"1", b"2"))
+    for number in range(100, 110):
+        kv.put(f"k{number}", b"")
+        kv.delete(f"k{number}")
+    meanwhile(3, change)
+    assert kv.keys() == [*(f"k{number}" for number in range(2, 98)), "k0", "k99"]
+
+
+def test_purge_deletes_spares_what_is_put_meanwhile(kv: KeyValue, meanwhile: Any) -> None:
+    for key in ("a", "b"):
+        kv.put(key, b"old")
+        kv.delete(key)
+    meanwhile(0, lambda: kv.put("a", b"new"))
+    kv.purge_deletes(olderthan=0)
+    assert [(e.value, e.operation) for e in kv.history("a")] == [(b"new", None)]
+    with pytest.raises(nats.js.errors.NoKeysError):
+        kv.history("b")
+
+
+def test_purge_deletes_leaves_a_young_marker_and_what_is_behind_it(kv: KeyValue, meanwhile: Any) -> None:
+    kv.put("a", b"old")
+    kv.delete("a")
+    meanwhile(0, lambda: [kv.put("a", b"1"), kv.put("a", b"2")])
+    kv.purge_deletes(olderthan=60)
+    assert [(e.value, e.operation) for e in kv.history("a")] == [(b"", "DEL"), (b"1", None), (b"2", None)]
+
+
+def test_purge_deletes_spares_what_was_deleted_once(kv: KeyValue, meanwhile: Any, js: JetStream, unique: str) -> None:
+    """A consumer that is lost on the way does not bring the markers of former times."""
+    js.publish_many((f"$KV.{unique}.k{number}", b"") for number in range(100))
+    for key in ("back", "gone"):
+        kv.put(key, b"1")
+        kv.delete(key)
+    kv.put("back", b"2")
+    meanwhile(3, lambda: lose_consumers(js, unique))
+    kv.purge_deletes(olderthan=0)
+    assert kv.get("back").value == b"2"
+    assert [(e.value, e.operation) for e in kv.history("back")] == [(b"1", None), (b"", "DEL"), (b"2", None)]
+    assert len(kv.keys()) == 101
+    with pytest.raises(nats.js.errors.NoKeysError):
+        kv.history("gone")
 
 
 def test_many_keys_leave_no_consumer(kv: KeyValue, js: JetStream, unique: str, wait_for: WaitFor) -> None:
