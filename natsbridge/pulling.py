@@ -127,7 +127,8 @@ class PullSubscription:
         try:
             yield from self._reader.messages(batch, heartbeat)
         finally:
-            self._pulls.give_back()
+            if self._pulls.gives_back:  # else nobody else would get them: they wait for the next reader
+                self._pulls.give_back()
 
     def __iter__(self) -> Iterator[JetStreamMessage]:
         return self.messages()

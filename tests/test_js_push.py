@@ -411,6 +411,19 @@ def test_an_ordered_consumer_reads_all_in_order(js: JetStream, stream: str) -> N
     assert time.monotonic() - start < 20
 
 
+def test_an_ordered_consumer_goes_on_where_an_iteration_was_left(js: JetStream, stream: str) -> None:
+    fill(js, stream, 300)
+    seen: List[int] = []
+    with js.ordered_consumer(stream) as consumer:
+        for count in (1, 50, 100):  # much was read ahead each time
+            seen += [int(message.data) for _, message in zip(range(count), consumer)]
+            seen += take(consumer, 1)
+        consumer.unsubscribe()
+        assert consumer.pending_msgs == 0
+    assert len(seen) == 154
+    assert seen == list(range(154))
+
+
 def test_nats_pys_way_to_ask_for_one(js: JetStream, stream: str, wait_for: WaitFor) -> None:
     fill(js, stream, 3)
     with js.subscribe(f"{stream}.>", ordered_consumer=True) as consumer:
