@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 import time
 from email.parser import BytesParser
@@ -17,7 +16,7 @@ from nats.js.manager import _validate_consumer_name, _validate_stream_name
 
 from . import _wire
 from ._blocking import Channel, plain_headers
-from ._deadline import Deadline
+from ._deadline import LONGEST, Deadline, check_life
 from ._types import Data
 from .errors import BadSubjectError, NoRespondersError, NoStreamResponseError
 from .options import MAX_PREFIX, check_data, check_headers, check_line, check_subject, check_subscription
@@ -208,13 +207,11 @@ def publish_headers(
     if stream is not None:
         headers[str.__str__(api.Header.EXPECTED_STREAM)] = stream
     if msg_ttl is not None:
-        if isinstance(msg_ttl, bool) or not isinstance(msg_ttl, (int, float)):
-            raise TypeError(f"msg_ttl must be a number of seconds, not {msg_ttl!r} ({type(msg_ttl).__name__})")
-        if not 1 <= msg_ttl < math.inf:
-            raise ValueError(
-                f"msg_ttl must be one second or more, not {msg_ttl!r}: the server knows no shorter life, and None sets none"
-            )
-        headers[str.__str__(api.Header.MSG_TTL)] = f"{int(msg_ttl)}s"
+        given: Any = msg_ttl
+        if isinstance(given, (int, float)) and not given >= 1:  # nor is NaN
+            raise ValueError(f"msg_ttl must be one second or more, not {msg_ttl!r}: the server knows no shorter life")
+        seconds = check_life(msg_ttl, "msg_ttl")
+        headers[str.__str__(api.Header.MSG_TTL)] = "never" if seconds == LONGEST else f"{int(msg_ttl)}s"
     return headers
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Optional
+from typing import Optional, cast
 
 # No wait is longer than this without looking again: threading refuses timeouts beyond its own maximum.
 FOREVER = 3600.0 * 24 * 365
+
+# 100 years: nothing that a server keeps is kept for longer. It counts nanoseconds since 1970 with 63 bits, and with the 292
+# years that they can hold, a message would be over at once.
+LONGEST = 3600.0 * 24 * 365 * 100
 
 
 def check_timeout(value: object, name: str = "timeout", *, optional: bool = True, finite: bool = False) -> Optional[float]:
@@ -34,6 +38,25 @@ def check_interval(value: object, name: str) -> float:
     seconds = check_timeout(value, name, optional=False)
     if seconds is None or seconds == 0:
         raise ValueError(f"{name} must be a finite number of seconds above zero, not {value!r}")
+    return seconds
+
+
+def check_life(value: object, name: str, least: float = 1e-9) -> Optional[float]:
+    """Return ``value`` as seconds for which a server keeps something; None as None, infinity as ``LONGEST``.
+
+    Raises TypeError for anything but a number, ValueError for NaN, for negative numbers, for less than ``least`` (but for
+    zero, which means something else everywhere) and for more than ``LONGEST``.
+    """
+    within = check_timeout(value, name)
+    if value is None or within == 0:
+        return within
+    if within is None:
+        return LONGEST
+    seconds = float(cast("float", value))  # a timeout is cut short
+    if seconds < least:
+        raise ValueError(f"{name} must be {least:g} s or more, not {value!r}: the server knows no shorter time")
+    if seconds > LONGEST:
+        raise ValueError(f"{name} must be {LONGEST:.0f} s (100 years) or less, or math.inf for no limit, not {value!r}")
     return seconds
 
 

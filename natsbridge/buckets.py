@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Mapping, Optional, cast
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, TypeVar, cast
 
 import nats.js.errors
 from nats.js import api
 from nats.js.client import JetStreamContext
 
 from ._bucket import check_bucket
-from ._deadline import check_timeout
+from ._deadline import LONGEST, check_life
 from .keyvalue import KeyValue
 from .objectstore import ObjectStore
 from .options import check_count
@@ -18,6 +18,8 @@ from .publishing import Publisher
 
 if TYPE_CHECKING:
     from .jetstream import JetStream
+
+C = TypeVar("C", api.KeyValueConfig, api.ObjectStoreConfig)
 
 
 class Buckets(Publisher):
@@ -43,17 +45,20 @@ class Buckets(Publisher):
         """Create a key-value bucket, or find the one of this name and configuration.
 
         params: fields of nats-py's ``KeyValueConfig``, over those of ``config``: ``bucket``, ``history``, ``ttl``
-            (seconds), ``max_bytes``, ``max_value_size``, ``storage``, ``replicas``, ``direct``, ``limit_marker_ttl`` …
+            (seconds), ``max_bytes``, ``max_value_size``, ``storage``, ``replicas``, ``direct``, ``limit_marker_ttl``
+            (seconds) … ``math.inf`` seconds are no limit.
 
         Raises InvalidBucketNameError, KeyHistoryTooLargeError, BadRequestError (there is one that is configured
         otherwise), TypeError, ValueError, and what every call raises.
         """
         if config is None and "bucket" not in params:
-            raise TypeError("create_key_value needs a bucket, as in create_key_value(bucket='config')")
+            raise TypeError("create_key_value needs a bucket, as in create_key_value(bucket='settings')")
+        _check_config(config, api.KeyValueConfig, "create_key_value(bucket='settings')")
         check_bucket(params["bucket"] if config is None or "bucket" in params else config.bucket)
         check_count(params.get("history", 1 if config is None else config.history), "history")
-        _check_seconds(config, params)
-        return self._key_value(self._call(JetStreamContext.create_key_value, config, **params))
+        return self._key_value(
+            self._call(JetStreamContext.create_key_value, _finite(config), **{**params, **_lives(params)})
+        )
 
     def delete_key_value(self, bucket: str) -> bool:
         """Delete a key-value bucket and all that it holds. Returns True. Raises as ``key_value`` does."""
@@ -85,13 +90,15 @@ class Buckets(Publisher):
         Raises InvalidBucketNameError, BadRequestError (there is one that is configured otherwise), TypeError, and what
         every call raises.
         """
+        _check_config(config, api.ObjectStoreConfig, "create_object_store('files')")
         name = config.bucket if bucket is None and config is not None else bucket
         if name is None:
             raise TypeError("create_object_store needs a bucket, as in create_object_store('files')")
         check_bucket(name)
-        _check_seconds(config, params)
-        own = None if config is None else dataclasses.replace(config)  # nats-py writes the bucket's name into it
-        return self._object_store(self._call(JetStreamContext.create_object_store, name, own, **params))
+        own = _finite(config)  # a copy, for nats-py writes the bucket's name into it
+        return self._object_store(
+            self._call(JetStreamContext.create_object_store, name, own, **{**params, **_lives(params)})
+        )
 
     def delete_object_store(self, bucket: str) -> bool:
         """Delete an object store and all that it holds. Returns True. Raises as ``object_store`` does."""
@@ -108,9 +115,26 @@ class Buckets(Publisher):
         return ObjectStore(cast("JetStream", self), found._name, found._stream)
 
 
-def _check_seconds(config: object, params: Mapping[str, Any]) -> None:
-    for name in ("ttl", "limit_marker_ttl"):
-        check_timeout(params.get(name, getattr(config, name, None)), name)
+def _check_config(config: object, kind: type, example: str) -> None:
+    if config is not None and not isinstance(config, kind):
+        raise TypeError(
+            f"config must be a {kind.__name__}, not {config!r} ({type(config).__name__}); a name alone goes as in {example}"
+        )
+
+
+def _finite(config: Optional[C]) -> Optional[C]:
+    """A copy, with times to live that nats-py takes."""
+    return None if config is None else dataclasses.replace(config, **_lives(vars(config)))
+
+
+def _lives(fields: Mapping[str, Any]) -> Dict[str, Any]:
+    """The times to live among the fields of a configuration, as nats-py takes them: it knows no infinity."""
+    checked: Dict[str, Any] = {}
+    for name, least in (("ttl", 0.1), ("limit_marker_ttl", 1.0)):
+        seconds = check_life(fields.get(name), name, least)
+        if seconds is not None:
+            checked[name] = None if (name, seconds) == ("ttl", LONGEST) else seconds
+    return checked
 
 
 def _named(error: nats.js.errors.NotFoundError, bucket: str, kind: str) -> nats.js.errors.NotFoundError:

@@ -16,7 +16,7 @@ from nats.js.manager import JetStreamManager
 from ._arguments import check_arguments
 from ._blocking import blocking
 from ._context import INACTIVE_THRESHOLD, Binding, check_names
-from ._deadline import Deadline, check_timeout
+from ._deadline import Deadline, check_life, check_timeout
 from ._handling import JetStreamHandler
 from .buckets import Buckets
 from .options import check_count, check_handler, check_subscription
@@ -284,7 +284,7 @@ class JetStream(Buckets):
             opt_start_seq=opt_start_seq,
             opt_start_time=opt_start_time,
             headers_only=headers_only,
-            inactive_threshold=inactive_threshold,
+            inactive_threshold=check_life(inactive_threshold, "inactive_threshold"),
         )
         check_arguments(JetStreamManager.add_consumer, (stream, config), {})
         check_names(self._settings.prefix, stream, "ordered")

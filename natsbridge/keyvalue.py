@@ -238,7 +238,6 @@ class KeyValue(Bucket):
     ) -> KeyWatcher:
         if handler is not None:
             check_handler(handler)
-        check_timeout(inactive_threshold, "inactive_threshold")
         if not isinstance(keys, (str, list, tuple)):
             raise TypeError(f"keys must be a str or a list of them, not {keys!r} ({type(keys).__name__})")
         patterns = [keys] if isinstance(keys, str) else keys

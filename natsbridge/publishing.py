@@ -54,7 +54,8 @@ class Publisher(Manager):
 
         timeout: seconds, this object's if None.
         stream: the stream that has to store it.
-        msg_ttl: seconds after which it is deleted (nats-server 2.11, and only where the stream allows it).
+        msg_ttl: seconds after which it is deleted (nats-server 2.11, and only where the stream allows it); ``math.inf`` for
+            never, whatever the stream's ``max_age``.
 
         A header ``Nats-Msg-Id`` makes a second publish with the same id a duplicate, which the acknowledgement tells. When
         no stream answers, it is tried again as ``Pool.jetstream`` was told. Raises NoStreamResponseError, nats-py's

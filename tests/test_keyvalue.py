@@ -6,6 +6,7 @@ import asyncio
 import gc
 import inspect
 import itertools
+import math
 import os
 import signal
 import threading
@@ -262,14 +263,40 @@ def test_arguments_of_the_wrong_kind(js: JetStream, kv: KeyValue) -> None:
         (lambda: kv.purge_deletes(-1), ValueError, "olderthan"),
         (lambda: js.key_value(5), TypeError, "bucket must be a str"),  # type: ignore[arg-type]
         (lambda: js.create_key_value(), TypeError, "needs a bucket"),
+        (lambda: js.create_key_value("b"), TypeError, r"not 'b' .* create_key_value\(bucket="),  # type: ignore[arg-type]
+        (lambda: js.create_object_store(config=5), TypeError, r"not 5 .* create_object_store\('"),  # type: ignore[arg-type]
         (lambda: js.create_key_value(bucket="b", history=0), ValueError, "history must be at least 1"),
         (lambda: js.create_key_value(bucket="b", history=65), nats.js.errors.KeyHistoryTooLargeError, "64"),
         (lambda: js.create_key_value(bucket="b", ttl="5"), TypeError, "ttl must be a number of seconds"),
         (lambda: js.create_key_value(bucket="b", ttl=-1), ValueError, "ttl must be"),
+        (lambda: js.create_key_value(bucket="b", ttl=1e-10), ValueError, "ttl must be 0.1 s or more, not 1e-10"),
+        (lambda: js.create_key_value(KeyValueConfig(bucket="b", ttl=0.05)), ValueError, "ttl must be 0.1 s or more"),
+        (lambda: js.create_key_value(bucket="b", ttl=1e10), ValueError, "ttl must be 3153600000 s .* or math.inf"),
+        (lambda: js.create_key_value(bucket="b", limit_marker_ttl=0.5), ValueError, "limit_marker_ttl must be 1 s or more"),
+        (lambda: js.create_object_store("b", ttl=0.05), ValueError, "ttl must be 0.1 s or more"),
+        (lambda: kv.create("a", b"", msg_ttl=9e9), ValueError, "msg_ttl must be 3153600000 s"),
+        (lambda: kv.create("a", b"", msg_ttl=float("nan")), ValueError, "msg_ttl must be"),
+        (lambda: kv.watch("a", inactive_threshold=1e-12), ValueError, "inactive_threshold must be 1e-09 s or more"),
     ]
     for call, error, text in wrong:
         with pytest.raises(error, match=text):
             call()
+
+
+@pytest.mark.parametrize("storage", [StorageType.MEMORY, StorageType.FILE])
+def test_infinity_is_no_limit(js: JetStream, unique: str, storage: StorageType, wait_for: WaitFor) -> None:
+    config = KeyValueConfig(bucket=unique, ttl=math.inf, storage=storage)
+    assert not js.create_key_value(config).status().ttl
+    js.delete_key_value(unique)
+    kv = js.create_key_value(bucket=unique, ttl=1, limit_marker_ttl=math.inf, storage=storage)
+    kv.create("brief", b"")
+    kv.create("kept", b"", msg_ttl=math.inf)
+    with kv.watchall(ignore_deletes=True, inactive_threshold=math.inf) as watcher:
+        assert len(first(watcher)) == 2
+        wait_for(lambda: kv.keys() == ["kept"], what="the end of the other")
+        assert consumers(js, unique) > 0
+    assert [e.operation for e in kv.history("brief")] == ["PURGE"]
+    js.delete_key_value(unique)
 
 
 def test_a_wrong_revision(kv: KeyValue) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from typing import Callable, List
@@ -10,7 +11,7 @@ import pytest
 from procs import LONG, WaitFor
 
 from natsbridge import _waiter
-from natsbridge._deadline import FOREVER, Deadline, check_interval, check_timeout
+from natsbridge._deadline import FOREVER, LONGEST, Deadline, check_interval, check_life, check_timeout
 from natsbridge._mailbox import Mailbox
 from natsbridge._waiter import Abandoned, Condition, Waiter
 
@@ -320,6 +321,20 @@ def test_none_is_refused_where_there_has_to_be_a_limit() -> None:
     with pytest.raises(TypeError, match="patience must be a number of seconds, not None"):
         check_timeout(None, "patience", optional=False)
     assert check_timeout(float("inf"), "patience", optional=False) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(None, None), (0, 0.0), (0.5, 0.5), (2 * FOREVER, 2 * FOREVER), (LONGEST, LONGEST), (float("inf"), LONGEST)],
+)
+def test_what_a_server_keeps_is_not_cut_short(value: object, seconds: object) -> None:
+    assert check_life(value, "life", 0.5) == seconds
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), 1e-300, 0.4, 2 * LONGEST, 1e300])
+def test_what_a_server_cannot_keep_for_so_long_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=f"life must be .*not {re.escape(str(value))}"):
+        check_life(value, "life", 0.5)
 
 
 @pytest.mark.parametrize("value", [0, 0.0, float("inf"), -1, float("nan")])
