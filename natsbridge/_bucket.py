@@ -14,7 +14,7 @@ from ._blocking import Facade
 from ._context import INACTIVE_THRESHOLD
 from ._deadline import Deadline
 from ._waiter import Abandoned
-from .errors import Error
+from .errors import Error, RequestTimeoutError
 from .jsmessage import JetStreamMessage
 from .ordered import OrderedConsumer
 
@@ -109,19 +109,27 @@ class Bucket(Facade):
         subjects: Union[str, Sequence[str]],
         deadline: Deadline,
         *,
+        what: str = "reading",
         deliver_policy: api.DeliverPolicy = api.DeliverPolicy.ALL,
         headers_only: bool = False,
         inactive_threshold: Optional[float] = None,
     ) -> OrderedConsumer:
-        with self._explaining():
-            return self._js.ordered_consumer(
-                self._stream,
-                filter_subjects=subjects,
-                deliver_policy=deliver_policy,
-                headers_only=headers_only,
-                inactive_threshold=inactive_threshold or INACTIVE_THRESHOLD,
-                timeout=deadline.remaining(),
-            )
+        """``what``: the call, for messages."""
+        try:
+            with self._explaining():
+                return self._js.ordered_consumer(
+                    self._stream,
+                    filter_subjects=subjects,
+                    deliver_policy=deliver_policy,
+                    headers_only=headers_only,
+                    inactive_threshold=inactive_threshold or INACTIVE_THRESHOLD,
+                    timeout=deadline.remaining(),
+                )
+        except RequestTimeoutError as error:
+            raise RequestTimeoutError(
+                f"{what} of bucket {self._name!r} got no answer within {deadline.timeout:g} s: "
+                "the server is unreachable or slow"
+            ) from error
 
     def _deadline(self) -> Deadline:
         return Deadline(self._timeout)

@@ -150,7 +150,7 @@ class KeyValue(Bucket):
     ) -> Iterator[KeyValueEntry]:
         """What is there now."""
         deadline = deadline or self._deadline()
-        with self._watch(keys, deadline, None, follows=False, **options) as watcher:
+        with self._watch(keys, deadline, None, what=what, follows=False, **options) as watcher:
             while True:
                 try:
                     entry = watcher.take(deadline)
@@ -234,6 +234,7 @@ class KeyValue(Bucket):
         meta_only: bool = False,
         inactive_threshold: Optional[float] = None,
         updates_only: bool = False,
+        what: str = "watch",
         follows: bool = True,
     ) -> KeyWatcher:
         if handler is not None:
@@ -250,6 +251,7 @@ class KeyValue(Bucket):
         consumer = self._read(
             [f"{self._pre}{pattern}" for pattern in patterns],
             deadline,
+            what=f"KeyValue.{what}",
             deliver_policy=api.DeliverPolicy.NEW if updates_only else policy,
             headers_only=meta_only,
             inactive_threshold=inactive_threshold,

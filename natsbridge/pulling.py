@@ -60,7 +60,7 @@ class PullSubscription:
                 link.connection.subscribe,
                 pulls.nats,
                 deadline=deadline,
-                what=f"subscribing for the messages of {self.consumer!r}",
+                what=f"subscribing for the messages of {self.consumer or self.stream!r}",
                 undo=lambda _: link.spawn(link.connection.unsubscribe(pulls.nats)),
             )
         except BaseException:

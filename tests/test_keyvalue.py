@@ -657,7 +657,16 @@ def test_time_limits(kv: KeyValue, unique: str) -> None:
         deaf = kv._pool.jetstream(prefix=unique, timeout=0.1)
         bucket = KeyValue(deaf, "b", "KV_b", "$KV.b.", False)
         assert bucket.with_timeout(3).timeout == 3
-        for call in (lambda: bucket.get("a"), bucket.keys, lambda: bucket.watch("a"), lambda: bucket.history("a")):
-            with pytest.raises(RequestTimeoutError, match=r"0\.1 s|0\.\d+ s"):
+        calls: List[Tuple[str, Callable[[], object]]] = [
+            ("get", lambda: bucket.get("a")),
+            ("keys of bucket 'b'", bucket.keys),
+            ("watch of bucket 'b'", lambda: bucket.watch("a")),
+            ("history of bucket 'b'", lambda: bucket.history("a")),
+            ("purge_deletes of bucket 'b'", bucket.purge_deletes),
+        ]
+        for what, call in calls:
+            with pytest.raises(RequestTimeoutError, match=rf"KeyValue\.{what} .* within 0\.1 s: "):
                 call()
+        with pytest.raises(RequestTimeoutError, match=f"subscribing for the messages of '{unique}' .* within 0 s"):
+            deaf.with_timeout(0).ordered_consumer(unique)
     assert isinstance(RequestTimeoutError("x"), NatsBridgeError)
