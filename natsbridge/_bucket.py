@@ -12,7 +12,7 @@ from nats.js import api
 
 from ._blocking import Facade
 from ._context import INACTIVE_THRESHOLD
-from ._deadline import Deadline
+from ._deadline import Deadline, check_life
 from ._waiter import Abandoned
 from .errors import Error, RequestTimeoutError
 from .jsmessage import JetStreamMessage
@@ -122,7 +122,7 @@ class Bucket(Facade):
                     filter_subjects=subjects,
                     deliver_policy=deliver_policy,
                     headers_only=headers_only,
-                    inactive_threshold=inactive_threshold or INACTIVE_THRESHOLD,
+                    inactive_threshold=check_life(inactive_threshold, "inactive_threshold") or INACTIVE_THRESHOLD,
                     timeout=deadline.remaining(),
                 )
         except RequestTimeoutError as error:

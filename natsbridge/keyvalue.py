@@ -12,9 +12,11 @@ from typing import (
     Iterator,
     List,
     Optional,
+    Sequence,
     Tuple,
     TypeVar,
     Union,
+    cast,
 )
 
 import nats.js.errors
@@ -30,7 +32,7 @@ from ._waiter import Abandoned
 from ._watching import Watcher
 from .errors import BadSubjectError, RequestTimeoutError
 from .jsmessage import JetStreamMessage
-from .options import check_handler, check_subject
+from .options import check_count, check_handler, check_subject
 
 if TYPE_CHECKING:
     from typing_extensions import TypeAlias
@@ -39,7 +41,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KeyValueEntry = NatsKeyValue.Entry
+if TYPE_CHECKING:
+
+    class KeyValueEntry(NatsKeyValue.Entry):
+        """nats-py's own, which declares an int."""
+
+        created: Optional[datetime.datetime]  # type: ignore[assignment]
+
+else:
+    KeyValueEntry = NatsKeyValue.Entry
+
 EntryHandler = Callable[[KeyValueEntry], object]
 Keys = Union[str, List[str], Tuple[str, ...]]
 
@@ -60,7 +71,7 @@ class KeyValue(Bucket):
     child. When the bucket itself is gone, every method raises nats-py's BucketNotFoundError.
     """
 
-    Entry: TypeAlias = NatsKeyValue.Entry
+    Entry: TypeAlias = KeyValueEntry
     BucketStatus: TypeAlias = NatsKeyValue.BucketStatus
 
     def __init__(self, js: JetStream, name: str, stream: str, pre: str, direct: bool) -> None:
@@ -75,11 +86,7 @@ class KeyValue(Bucket):
         self, native: Callable[..., Coroutine[Any, Any, T]], *args: Any, limit: Optional[float] = None, **kwargs: Any
     ) -> T:
         check_arguments(native, args, kwargs)
-        key = str(args[0] if args else kwargs.get("key", "-"))
-        try:
-            check_subject(f"{self._pre}{key}")  # nats-py's purge takes wildcards, and other keys with them
-        except BadSubjectError as error:
-            raise nats.js.errors.InvalidKeyError(f"{key!r}: {str(error).rpartition(': ')[2]}") from None
+        key = self._check_key(args[0] if args else kwargs.get("key", "-"))
         try:
             return super()._call(native, *args, limit=limit, **kwargs)
         except nats.js.errors.KeyNotFoundError as error:
@@ -89,28 +96,79 @@ class KeyValue(Bucket):
             error.description = f"{key!r}: letters, digits and -/_=. only, no dot at either end"
             raise
 
-    get = blocking(NatsKeyValue.get)
+    def _check_key(self, key: object) -> str:
+        """One key, by whatever client it was put. Raises TypeError, InvalidKeyError."""
+        if not isinstance(key, str):
+            raise TypeError(f"key must be a str, not {key!r} ({type(key).__name__})")
+        try:
+            check_subject(f"{self._pre}{key}")  # nats-py's purge takes wildcards, and other keys with them
+        except BadSubjectError as error:
+            raise nats.js.errors.InvalidKeyError(f"{key!r}: {str(error).rpartition(': ')[2]}") from None
+        return key
+
+    def get(self, key: str, revision: Optional[int] = None, validate_keys: bool = True) -> Entry:
+        """The latest value of a key, or the one of a revision (None and 0: the latest).
+
+        ``created`` and ``delta`` of the entry are None, as with nats-py.
+
+        validate_keys: False for a key of another client's with other characters than nats-py allows.
+
+        Raises nats-py's KeyNotFoundError and InvalidKeyError, TypeError, ValueError, and what every call raises.
+        """
+        _check_revision(revision, "revision")
+        return cast("KeyValueEntry", self._call(NatsKeyValue.get, key, revision, validate_keys=validate_keys))
+
     put = blocking(NatsKeyValue.put)
     create = blocking(NatsKeyValue.create)
-    update = blocking(NatsKeyValue.update)
-    delete = blocking(NatsKeyValue.delete)
+
+    def update(self, key: str, value: bytes, last: Optional[int] = None, validate_keys: bool = True) -> int:
+        """Put a value if the latest revision of the key is ``last``, and return the new one.
+
+        last: None and 0 if the key must not be there, nor a marker of its deletion.
+        validate_keys: as in ``get``.
+
+        Raises nats-py's KeyWrongLastSequenceError and InvalidKeyError, TypeError, ValueError, and what every call raises.
+        """
+        _check_revision(last, "last")
+        return self._call(NatsKeyValue.update, key, value, last, validate_keys=validate_keys)
+
+    def delete(
+        self, key: str, last: Optional[int] = None, validate_keys: bool = True, msg_ttl: Optional[float] = None
+    ) -> bool:
+        """Put a marker in place of a key's value: the key is deleted, its history stays. Returns True.
+
+        last: delete only if this is the key's latest revision; None for whatever is there. 0, which is no revision, raises
+            ValueError: nats-py takes it for None.
+        validate_keys: as in ``get``.
+        msg_ttl: without effect, as in nats-py.
+
+        Raises nats-py's BadRequestError (``last`` is not the latest revision) and InvalidKeyError, TypeError, ValueError,
+        and what every call raises.
+        """
+        _check_revision(last, "last")
+        if last == 0:
+            raise ValueError("last is 0, which is no revision: leave it out to delete whatever is there")
+        return self._call(NatsKeyValue.delete, key, last, validate_keys=validate_keys, msg_ttl=msg_ttl)
+
     purge = blocking(NatsKeyValue.purge)
     status = blocking(NatsKeyValue.status)
 
     # -- many keys ----------------------------------------------------------------------------------------------------
 
-    def keys(self, filters: Optional[List[str]] = None) -> List[str]:
+    def keys(self, filters: Optional[Keys] = None) -> List[str]:
         """The keys that have a value, in the order of their last change.
 
-        filters: only keys that contain one of these texts, as in nats-py. Raises nats-py's NoKeysError when there are none,
-        RequestTimeoutError, and what every call raises.
+        filters: only keys that contain this text, or one of these, as in nats-py; no wildcards.
+
+        Raises nats-py's NoKeysError when there are none, RequestTimeoutError, TypeError, and what every call raises.
         """
+        texts = [] if filters is None else _several(filters, "filters")
         found: Dict[str, None] = {}  # in order
         for entry in self._present(">", "keys", meta_only=True):
             found.pop(entry.key, None)  # one that is changed meanwhile comes again
             if entry.operation not in _DELETED:
                 found[entry.key] = None
-        keys = [key for key in found if not filters or any(text in key for text in filters)]
+        keys = [key for key in found if not texts or any(text in key for text in texts)]
         if not keys:
             raise nats.js.errors.NoKeysError
         return keys
@@ -118,9 +176,12 @@ class KeyValue(Bucket):
     def history(self, key: str) -> List[KeyValueEntry]:
         """The values that the bucket still holds of a key, oldest first, with the markers of deletions.
 
-        Raises nats-py's NoKeysError when there are none, RequestTimeoutError, and what every call raises.
+        One key: for several at a time there is ``watch`` with ``include_history``.
+
+        Raises nats-py's NoKeysError when there are none, InvalidKeyError, RequestTimeoutError, TypeError, and what every
+        call raises.
         """
-        entries = list(self._present(key, "history", include_history=True))
+        entries = list(self._present(self._check_key(key), "history", include_history=True))
         if not entries:
             raise nats.js.errors.NoKeysError
         return entries
@@ -183,6 +244,7 @@ class KeyValue(Bucket):
         include_history: begin with all values that the bucket holds, not with the latest of each key.
         ignore_deletes: leave out deletions.
         inactive_threshold: seconds without a reader after which the server forgets the watcher; it then remembers itself.
+            300 if None or 0.
         updates_only: only changes from now on, and no None.
         handler: ``handler(entry)``, called for one entry at a time, in order, on a thread of its own; without the None (see
             ``KeyWatcher.wait_initial``). What it raises is logged and goes to the pool's ``error_callback``.
@@ -239,14 +301,9 @@ class KeyValue(Bucket):
     ) -> KeyWatcher:
         if handler is not None:
             check_handler(handler)
-        if not isinstance(keys, (str, list, tuple)):
-            raise TypeError(f"keys must be a str or a list of them, not {keys!r} ({type(keys).__name__})")
-        patterns = [keys] if isinstance(keys, str) else keys
+        patterns = _several(keys, "keys")
         if not patterns:
             raise ValueError("keys is empty: pass a key, or '>' for all")
-        for pattern in patterns:
-            if not isinstance(pattern, str):
-                raise TypeError(f"keys must be a str or several, not {pattern!r} ({type(pattern).__name__})")
         policy = api.DeliverPolicy.ALL if include_history else api.DeliverPolicy.LAST_PER_SUBJECT
         consumer = self._read(
             [f"{self._pre}{pattern}" for pattern in patterns],
@@ -274,6 +331,22 @@ class KeyValue(Bucket):
             )
 
         return KeyWatcher(self, consumer, decode, updates_only=updates_only, handler=handler, follows=follows)
+
+
+def _check_revision(value: object, name: str) -> None:
+    """None, or what can be a revision: of a larger number the server takes the last 64 bits, which may be another one."""
+    if value is not None and check_count(value, name, 0) >= 2**64:
+        raise ValueError(f"{name} must be less than 2**64, not {value}: it is no revision")
+
+
+def _several(texts: Keys, name: str) -> Sequence[str]:
+    if not isinstance(texts, (str, list, tuple)):
+        raise TypeError(f"{name} must be a str or a list of them, not {texts!r} ({type(texts).__name__})")
+    several = [texts] if isinstance(texts, str) else texts
+    for text in several:
+        if not isinstance(text, str):
+            raise TypeError(f"{name} must be a str or several, not {text!r} ({type(text).__name__})")
+    return several
 
 
 def operation_of(message: JetStreamMessage) -> Optional[str]:

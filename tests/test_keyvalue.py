@@ -85,6 +85,7 @@ def consumers(js: JetStream, bucket: str) -> int:
 def test_signatures_are_those_of_nats_py() -> None:
     for name in ("get", "put", "create", "update", "delete", "purge", "status"):
         assert inspect.signature(getattr(KeyValue, name)) == inspect.signature(getattr(NatsKeyValue, name)), name
+    assert KeyValue.Entry is NatsKeyValue.Entry
     for name in ("keys", "history", "purge_deletes", "watch", "watchall"):
         ours = inspect.signature(getattr(KeyValue, name)).parameters
         theirs = inspect.signature(getattr(NatsKeyValue, name)).parameters
@@ -146,7 +147,9 @@ def test_keys_and_histories(kv: KeyValue) -> None:
     kv.put("a.1", b"y")
     kv.delete("b.1")
     assert kv.keys() == ["a.2", "a.1"]
-    assert kv.keys(["1"]) == ["a.1"]
+    assert kv.keys(["1"]) == kv.keys("1") == kv.keys((".1", "b")) == ["a.1"]
+    assert kv.keys("a.1") == ["a.1"], "one text, not its letters"
+    assert kv.keys([]) == kv.keys("") == ["a.2", "a.1"]
     assert [(e.value, e.operation) for e in kv.history("a.1")] == [(b"x" * 100, None), (b"y", None)]
     assert [e.operation for e in kv.history("b.1")] == [None, "DEL"]
     for nothing in (lambda: kv.keys(["no such"]), lambda: kv.history("none")):
@@ -240,6 +243,7 @@ def test_a_key_that_cannot_be_one_changes_nothing(kv: KeyValue, key: str) -> Non
         lambda: kv.update(key, b""),
         lambda: kv.delete(key),
         lambda: kv.purge(key),  # nats-py's removes every key for a wildcard
+        lambda: kv.history(key),
     ]
     for call in calls:
         with pytest.raises(nats.js.errors.InvalidKeyError) as raised:
@@ -255,6 +259,12 @@ def test_arguments_of_the_wrong_kind(js: JetStream, kv: KeyValue) -> None:
         (lambda: kv.put("a", "text"), TypeError, "must be bytes, not str"),  # type: ignore[arg-type]
         (lambda: kv.put("a", None), TypeError, "must be bytes"),  # type: ignore[arg-type]
         (lambda: kv.update("a", b"", last="1"), TypeError, "last must be an int"),  # type: ignore[arg-type]
+        (lambda: kv.update("a", b"", last=True), TypeError, "last must be an int"),
+        (lambda: kv.delete("a", last=1.0), TypeError, "last must be an int"),  # type: ignore[arg-type]
+        (lambda: kv.get("a", revision=True), TypeError, "revision must be an int"),
+        (lambda: kv.history(["a", "b"]), TypeError, "key must be a str"),  # type: ignore[arg-type]
+        (lambda: kv.keys(5), TypeError, "filters must be a str or a list"),  # type: ignore[arg-type]
+        (lambda: kv.keys(["a", 5]), TypeError, "filters must be a str or several"),  # type: ignore[list-item]
         (lambda: kv.watch(5), TypeError, "keys must be a str"),  # type: ignore[arg-type]
         (lambda: kv.watch([]), ValueError, "keys is empty"),
         (lambda: kv.watch(["a", 5]), TypeError, "keys must be a str or several"),  # type: ignore[list-item]
@@ -277,6 +287,8 @@ def test_arguments_of_the_wrong_kind(js: JetStream, kv: KeyValue) -> None:
         (lambda: kv.create("a", b"", msg_ttl=9e9), ValueError, "msg_ttl must be 3153600000 s"),
         (lambda: kv.create("a", b"", msg_ttl=float("nan")), ValueError, "msg_ttl must be"),
         (lambda: kv.watch("a", inactive_threshold=1e-12), ValueError, "inactive_threshold must be 1e-09 s or more"),
+        (lambda: kv.watch("a", inactive_threshold=False), TypeError, "inactive_threshold must be"),
+        (lambda: kv.watch("a", inactive_threshold="5"), TypeError, "inactive_threshold must be"),  # type: ignore[arg-type]
     ]
     for call, error, text in wrong:
         with pytest.raises(error, match=text):
@@ -297,6 +309,28 @@ def test_infinity_is_no_limit(js: JetStream, unique: str, storage: StorageType, 
         assert consumers(js, unique) > 0
     assert [e.operation for e in kv.history("brief")] == ["PURGE"]
     js.delete_key_value(unique)
+
+
+def test_a_number_that_is_no_revision(kv: KeyValue) -> None:
+    """The server takes 2**64 + 1 for 1; nats-py deletes for 0 and -1, whatever is there."""
+    kv.put("a", b"kept")
+    no_revision: List[int] = [-1, 2**64, 2**64 + 1]
+    calls: List[Tuple[Callable[[int], object], List[int]]] = [
+        (lambda number: kv.update("a", b"lost", last=number), no_revision),
+        (lambda number: kv.delete("a", last=number), [0, *no_revision]),
+        (lambda number: kv.get("a", revision=number), no_revision),
+    ]
+    for call, numbers in calls:
+        for number in numbers:
+            with pytest.raises(ValueError, match=f"(last|revision) .*{number}"):
+                call(number)
+    assert [e.value for e in kv.history("a")] == [b"kept"]
+    assert kv.get("a", revision=0).value == b"kept"
+    with pytest.raises(nats.js.errors.KeyWrongLastSequenceError):
+        kv.update("a", b"lost", last=2**64 - 1)
+    kv.delete("a", last=1)
+    with pytest.raises(nats.js.errors.KeyNotFoundError):
+        kv.get("a")
 
 
 def test_a_wrong_revision(kv: KeyValue) -> None:

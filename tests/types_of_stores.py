@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, List, Optional
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
     from typing import BinaryIO
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     def values(kv: KeyValue) -> None:
         assert_type(kv.with_timeout(3.0), KeyValue)
-        assert_type(kv.get("k"), NatsKeyValue.Entry)
         assert_type(kv.get("k", revision=3), KeyValue.Entry)
+        assert_type(kv.get("k").created, Optional[datetime])
         assert_type(kv.get("k").value, Optional[bytes])
         assert_type(kv.put("k", b"v"), int)
         assert_type(kv.create("k", b"v", msg_ttl=5.0), int)
@@ -37,15 +38,23 @@ if TYPE_CHECKING:
         assert_type(kv.purge_deletes(60), bool)
         assert_type(kv.status(), NatsKeyValue.BucketStatus)
         assert_type(kv.keys(["k"]), List[str])
-        assert_type(kv.history("k"), List[NatsKeyValue.Entry])
+        assert_type(kv.keys("k"), List[str])
+        assert_type(kv.history("k"), List[KeyValue.Entry])
+
+    def for_nats_py(entry: NatsKeyValue.Entry) -> None:
+        """Takes ours, too."""
+
+    def handled(kv: KeyValue) -> None:
+        for_nats_py(kv.get("k"))
+        kv.watchall(handler=for_nats_py)
 
     def watched(kv: KeyValue, store: ObjectStore) -> None:
         watcher = kv.watch("a.*", include_history=True)
         assert_type(watcher, KeyWatcher)
-        assert_type(watcher.updates(), Optional[NatsKeyValue.Entry])
+        assert_type(watcher.updates(), Optional[KeyValue.Entry])
         for entry in kv.watchall():
-            assert_type(entry, Optional[NatsKeyValue.Entry])
-        kv.watch(["a", "b"], handler=lambda entry: print(assert_type(entry, NatsKeyValue.Entry).key))
+            assert_type(entry, Optional[KeyValue.Entry])
+        kv.watch(["a", "b"], handler=lambda entry: print(assert_type(entry, KeyValue.Entry).key))
         assert_type(store.watch(), ObjectWatcher)
         with store.watch() as infos:
             assert_type(next(infos), Optional[ObjectInfo])
