@@ -27,6 +27,24 @@ Progress = Callable[[int, Optional[int]], object]
 _UNACKNOWLEDGED = 1024 * 1024  # bytes of chunks that may be on their way
 
 
+def check_meta(meta: object) -> None:
+    """What nats-py would store, whatever it is, for other clients to stumble over. Raises TypeError."""
+    if not isinstance(meta, api.ObjectMeta):
+        raise TypeError(f"meta must be an ObjectMeta (of nats.js.api), not {meta!r} ({type(meta).__name__})")
+    check_kind(meta.options, api.ObjectMetaOptions, "meta.options")
+    check_kind(meta.description, str, "meta.description")
+    check_kind(meta.headers, dict, "meta.headers")
+    for name, value in (meta.headers or {}).items():
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str) for text in (name, *values)):
+            raise TypeError(f"meta.headers must have a str, or a list of them, for each name, not {{{name!r}: {value!r}}}")
+
+
+def check_kind(value: object, kind: type, name: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} must be of type {kind.__name__}, or None, not {value!r} ({type(value).__name__})")
+
+
 def parse_info(data: Optional[bytes], stored: Optional[datetime.datetime]) -> api.ObjectInfo:
     """``stored``: the time of the message, which is the object's (ADR-20). Raises nats-py's BadObjectMetaError."""
     try:

@@ -9,6 +9,7 @@ import nats.js.errors
 from nats.js import api
 from nats.js.client import JetStreamContext
 
+from ._arguments import check_arguments
 from ._bucket import check_bucket
 from ._deadline import LONGEST, check_life
 from .keyvalue import KeyValue

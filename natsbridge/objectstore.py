@@ -21,7 +21,7 @@ from ._blocking import Channel, blocking
 from ._bucket import Bucket, Tail
 from ._deadline import Deadline
 from ._files import Content, Target, source, target
-from ._objects import Progress, Upload, chunks_of, digest_of, parse_info, remove_chunks
+from ._objects import Progress, Upload, check_meta, chunks_of, digest_of, parse_info, remove_chunks
 from ._waiter import Abandoned
 from ._watching import Watcher
 from .errors import DisconnectedError, Error, NatsBridgeError, RequestTimeoutError
@@ -263,6 +263,8 @@ class ObjectStore(Bucket):
         """
         if progress is not None:
             check_handler(progress, "progress")
+        if meta is not None:
+            check_meta(meta)
         meta = dataclasses.replace(meta) if meta is not None else api.ObjectMeta()
         meta.name = name if name or meta.name is None else meta.name
         subject = self._meta(meta.name)
@@ -345,6 +347,7 @@ class ObjectStore(Bucket):
         Raises nats-py's ObjectDeletedError when there is no object ``name``, ObjectAlreadyExists when there is one of the
         new name, InvalidObjectNameError, and what every call raises.
         """
+        check_meta(meta)
         new_name = name if meta.name is None else meta.name
         subject, new_subject = self._meta(name), self._meta(new_name)
         try:

@@ -216,6 +216,7 @@ def test_arguments_of_the_wrong_kind(js: JetStream, store: ObjectStore) -> None:
         (lambda: js.create_object_store(), TypeError, "needs a bucket"),
         (lambda: js.create_object_store("a b"), nats.js.errors.InvalidBucketNameError, "letters, digits"),
         (lambda: js.create_object_store("b", ttl="1"), TypeError, "ttl must be a number"),
+        (lambda: js.create_object_store("b", "text"), TypeError, "config must be an .*, not 'text'"),  # type: ignore[arg-type]
         (lambda: js.object_store("a.b"), nats.js.errors.InvalidBucketNameError, "letters, digits"),
         (lambda: js.object_store("nope"), nats.js.errors.BucketNotFoundError, "there is no object bucket 'nope'"),
         (lambda: js.delete_object_store("nope"), nats.js.errors.BucketNotFoundError, "no object bucket 'nope'"),
@@ -230,11 +231,23 @@ def test_arguments_of_the_wrong_kind(js: JetStream, store: ObjectStore) -> None:
         (lambda: store.put("b", b"x", meta_of(max_chunk_size=0)), ValueError, "max_chunk_size"),
         (lambda: store.put("b", bytes(2_000_000), meta_of(max_chunk_size=2_000_000)), MaxPayloadError, "max_payload"),
         (lambda: store.put("b", b"x", meta_of(link=ObjectLink("c"))), ValueError, "link"),
+        (lambda: store.put("b", b"x", "text"), TypeError, "meta must be an ObjectMeta.*, not 'text'"),  # type: ignore[arg-type]
+        (lambda: store.put("b", b"x", {}), TypeError, "meta must be an ObjectMeta.*, not {}"),  # type: ignore[arg-type]
+        (lambda: store.put("b", b"x", wrong_meta(options={})), TypeError, "meta.options must be .*, not {}"),
+        (lambda: store.put("b", b"x", wrong_meta(description=5)), TypeError, "meta.description must be .*, not 5"),
+        (lambda: store.put("b", b"x", wrong_meta(headers=["c"])), TypeError, r"meta.headers must be .*, not \['c'\]"),
+        (lambda: store.put("b", b"x", wrong_meta(headers={"c": 5})), TypeError, "meta.headers must have .*, not {'c': 5}"),
         (lambda: store.get("b"), nats.js.errors.ObjectNotFoundError, "there is no object 'b'"),
         (lambda: store.get("a", 5), TypeError, "writeinto must be a path or a file"),  # type: ignore[arg-type]
         (lambda: store.get("a", io.StringIO()), TypeError, "binary mode"),
         (lambda: store.delete("b"), nats.js.errors.ObjectNotFoundError, "there is no object 'b'"),
         (lambda: store.update_meta("b", ObjectMeta(name="c")), nats.js.errors.ObjectDeletedError, "there is no object 'b'"),
+        (lambda: store.update_meta("a", None), TypeError, "meta must be an ObjectMeta.*, not None"),  # type: ignore[arg-type]
+        (
+            lambda: store.update_meta("a", wrong_meta(headers={5: "c"})),
+            TypeError,
+            "meta.headers must have .*, not {5: 'c'}",
+        ),
         (lambda: store.watch(handler=5), TypeError, "handler must be callable"),  # type: ignore[arg-type]
     ]
     for call, error, text in wrong:
@@ -242,6 +255,10 @@ def test_arguments_of_the_wrong_kind(js: JetStream, store: ObjectStore) -> None:
             call()
     assert [info.name for info in store.list()] == ["a"]
     assert messages(store) == 2
+
+
+def wrong_meta(**fields: Any) -> ObjectMeta:
+    return ObjectMeta(**fields)
 
 
 def meta_of(**options: Any) -> ObjectMeta:
@@ -509,9 +526,10 @@ def test_descriptions_and_names_can_be_changed(store: ObjectStore) -> None:
     """nats-py refuses every new name, and would lose the object if it did not."""
     store.put("a", BLOB, ObjectMeta(description="old"))
     store.put("taken", b"")
-    store.update_meta("a", ObjectMeta(name="a", description="new", headers={"k": "v"}))
+    headers = {"k": "v", "as in Go": ["v", "w"]}
+    store.update_meta("a", ObjectMeta(name="a", description="new", headers=headers))
     info = store.get_info("a")
-    assert (info.description, info.headers, info.size) == ("new", {"k": "v"}, len(BLOB))
+    assert (info.description, info.headers, info.size) == ("new", headers, len(BLOB))
     with pytest.raises(nats.js.errors.ObjectAlreadyExists, match="there is an object 'taken'"):
         store.update_meta("a", ObjectMeta(name="taken"))
     store.update_meta("a", ObjectMeta(name="b", description="renamed"))
