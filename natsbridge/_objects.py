@@ -7,6 +7,7 @@ import binascii
 import datetime
 import json
 from collections import deque
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Callable, Deque, Optional, Tuple
 
@@ -15,15 +16,15 @@ from nats.js import api
 from nats.js.object_store import OBJ_CHUNKS_PRE_TEMPLATE, OBJ_DIGEST_TEMPLATE, OBJ_DIGEST_TYPE
 
 from ._acks import PublishFuture
-from ._deadline import Deadline
 from ._files import Source
-from .errors import Error, NatsBridgeError
+from .errors import ClosedError, Error, NatsBridgeError, RequestTimeoutError
 
 if TYPE_CHECKING:
     from .jetstream import JetStream
 
 Progress = Callable[[int, Optional[int]], object]
 
+_LOOK = 1.0  # seconds without an acknowledgement after which the server is asked whether the stream is still there
 _UNACKNOWLEDGED = 1024 * 1024  # bytes of chunks that may be on their way
 
 
@@ -80,6 +81,24 @@ def remove_chunks(js: JetStream, stream: str, info: api.ObjectInfo) -> None:
         js.purge_stream(stream, subject=chunks_of(info))
 
 
+def left_over(info: api.ObjectInfo, error: Error) -> NatsBridgeError:
+    """What is reported of chunks that could not be removed."""
+    return NatsBridgeError(
+        f"chunks of object {info.name!r} are left in bucket {info.bucket!r}, on subject {chunks_of(info)!r}: {error}"
+    )
+
+
+def insist(step: Callable[[], None]) -> None:
+    """Do what may be done twice; an interrupt in its middle is raised when it has been done."""
+    try:
+        step()
+    except Exception:
+        raise
+    except BaseException:
+        step()
+        raise
+
+
 class Upload:
     """The chunks of one object on their way to the store; one thread's."""
 
@@ -90,54 +109,73 @@ class Upload:
         self._stream, self._info, self._progress = stream, info, progress
         self._pending: Deque[Tuple[PublishFuture, int]] = deque()
         self._size = self._chunks = self._last = 0  # of what is stored; the sequence number of its last message
+        self._interrupted = False  # in the middle of publishing a chunk, which may be on its way
 
     def send(self, content: Source) -> None:
         """Read and publish all of it; returns once every chunk is stored. Raises what reading and publishing raise."""
         info, digest = self._info, sha256()
         assert info.options is not None
         assert info.options.max_chunk_size is not None
-        size, subject = info.options.max_chunk_size, chunks_of(info)
+        size = info.options.max_chunk_size
         ahead = max(2, _UNACKNOWLEDGED // size)
         while True:
             chunk = content.read(size)
             if not chunk:
                 break
             digest.update(chunk)
-            self._pending.append((self._js.publish_async(subject, chunk), len(chunk)))
+            self._publish(chunk)
             self._await(ahead - 1, content.size)
         self._await(0, content.size)
         info.size, info.chunks = self._size, self._chunks
         info.digest = OBJ_DIGEST_TEMPLATE.format(digest=base64.urlsafe_b64encode(digest.digest()).decode())
 
+    def _publish(self, chunk: bytes) -> None:
+        self._interrupted = True
+        try:
+            future = self._js.publish_async(chunks_of(self._info), chunk)
+        except ClosedError:
+            raise ClosedError(f"the pool was closed before object {self._info.name!r} was stored") from None
+        self._pending.append((future, len(chunk)))
+        self._interrupted = False
+
     def _await(self, most: int, total: Optional[int]) -> None:
         """Until no more than ``most`` chunks are on their way."""
         while len(self._pending) > most:
             future, length = self._pending[0]
+            self._wait(future)
             seq = future.result().seq
-            self._pending.popleft()
             if seq <= self._last:  # one had to be sent again, because the stream did not answer
                 raise NatsBridgeError(f"the chunks of object {self._info.name!r} were not stored in order: put it again")
             self._last = seq
             self._size += length
             self._chunks += 1
+            self._pending.popleft()  # last, so that an interrupt does not make undo() miss it
             if self._progress is not None:
                 self._progress(self._size, total)
 
+    def _wait(self, future: PublishFuture) -> None:
+        """Until it is settled. Raises nats-py's NotFoundError when there is no stream any more, which nobody else tells."""
+        while not future.done():
+            try:
+                future.exception(_LOOK)
+            except RequestTimeoutError:
+                with suppress(RequestTimeoutError):
+                    self._js.with_timeout(min(_LOOK, self._js.timeout)).stream_info(self._stream)
+
     def undo(self) -> None:
         """Remove what is stored of it, once nothing is on its way any more; reports what cannot be removed."""
-        deadline = Deadline(self._js.timeout)
         stored = self._chunks > 0
         for future, _ in self._pending:
             future.withdraw()  # it would be sent after the connection is back, and after the others are removed
         try:
+            if self._interrupted:
+                self._publish(b"")  # comes behind a chunk that nobody waits for
             for future, _ in self._pending:
-                refused = isinstance(future.exception(deadline.remaining()), nats.js.errors.APIError)
-                stored = stored or not refused
+                self._wait(future)
+                stored = stored or not isinstance(future.exception(), nats.js.errors.APIError)
             if stored:
                 remove_chunks(self._js, self._stream, self._info)
         except nats.js.errors.NotFoundError:
             pass  # and the stream with them
         except Error as error:
-            self._js._pool._report(
-                NatsBridgeError(f"chunks of object {self._info.name!r}, which was not stored, are left: {error}")
-            )
+            self._js._pool._report(left_over(self._info, error))

@@ -6,25 +6,24 @@ import base64
 import dataclasses
 import datetime
 import io
-import json
 from hashlib import sha256
 from typing import TYPE_CHECKING, Callable, List, Optional
 
 import nats.js.errors
 from nats.js import api
-from nats.js.kv import MSG_ROLLUP_SUBJECT
 from nats.js.object_store import OBJ_ALL_META_PRE_TEMPLATE, OBJ_DEFAULT_CHUNK_SIZE, OBJ_META_PRE_TEMPLATE
 from nats.js.object_store import ObjectStore as NatsObjectStore
 from nats.nuid import NUID
 
 from ._blocking import Channel, blocking
 from ._bucket import Bucket, Tail
+from ._changes import Change, Found, find, take_away
 from ._deadline import Deadline
 from ._files import Content, Target, source, target
-from ._objects import Progress, Upload, check_meta, chunks_of, digest_of, parse_info, remove_chunks
+from ._objects import Progress, Upload, check_meta, chunks_of, digest_of, insist, left_over, parse_info, remove_chunks
 from ._waiter import Abandoned
 from ._watching import Watcher
-from .errors import DisconnectedError, Error, NatsBridgeError, RequestTimeoutError
+from .errors import Error, NatsBridgeError, RequestTimeoutError
 from .jsmessage import JetStreamMessage
 from .options import MAX_SUBJECT_BYTES, check_count, check_handler
 
@@ -69,18 +68,15 @@ class ObjectStore(Bucket):
         show_deleted: also of one that was deleted. Raises nats-py's ObjectNotFoundError, BadObjectMetaError,
         InvalidObjectNameError, and what every call raises.
         """
+        info = self._find(name).info
+        if info is None or (info.deleted and not show_deleted):
+            raise self._no_object(name, info)
+        return info
+
+    def _find(self, name: str) -> Found:
         subject = self._meta(name)
         with self._explaining():
-            try:
-                message = self._api.get_last_msg(self._stream, subject)
-            except nats.js.errors.NotFoundError as error:
-                if self._is_gone(error):
-                    raise
-                raise self._no_object(name) from None
-        info = parse_info(message.data, message.time)
-        if info.deleted and not show_deleted:
-            raise self._no_object(name, " any more: it was deleted")
-        return info
+            return find(self._api, self._stream, subject)
 
     def list(self, ignore_deletes: bool = False) -> List[api.ObjectInfo]:
         """All objects, in the order of their last change, with those that were deleted unless ``ignore_deletes``.
@@ -250,16 +246,20 @@ class ObjectStore(Bucket):
     ) -> api.ObjectInfo:
         """Store an object, in place of the one of that name if there is one; readers see the old one or the new one.
 
+        Of several changes at once each one replaces the one before it: the last one stays, and no chunks of the others.
+
         data: bytes; a file that is open for reading, which is read to its end from where it stands; a ``pathlib.Path`` to
             a file; or a str, which is stored as UTF-8 (it is no path).
         meta: ``description``, ``headers``, and ``options`` with ``max_chunk_size`` (128 KiB by default); it stays as it is.
         progress: ``progress(bytes stored, bytes in all or None)``, called by this thread after each chunk; what it raises
             ends the call.
 
-        Memory: a few MiB, whatever the size of a file. When it fails, for whatever reason, the chunks that were stored are
-        removed and a former object is untouched. Raises RequestTimeoutError when nothing is acknowledged for ``timeout``
-        seconds; nats-py's APIError when the store is full or sealed; what reading raises; InvalidObjectNameError,
-        MaxPayloadError (a chunk size beyond the server's), TypeError, ValueError, and what every call raises.
+        Memory: a few MiB, whatever the size of a file. When it fails or is interrupted, the chunks that were stored are
+        removed and a former object is untouched; but an interrupt (Ctrl-C) in the very last step is raised when that is
+        done. When the store does not say whether it has the object, no chunks are removed, and ``error_callback`` is told.
+        Raises RequestTimeoutError when nothing is acknowledged for ``timeout`` seconds; nats-py's APIError when the store
+        is full or sealed; what reading raises; InvalidObjectNameError, MaxPayloadError (a chunk size beyond the server's),
+        TypeError, ValueError, and what every call raises.
         """
         if progress is not None:
             check_handler(progress, "progress")
@@ -283,86 +283,134 @@ class ObjectStore(Bucket):
             bucket=self._name,
             nuid=NUID().next().decode(),
         )
-        with source(data) as content:
-            former = self._find(meta.name)
-            with self._explaining():
-                upload = Upload(self._api, self._stream, info, progress)
-                try:
-                    upload.send(content)
-                    self._publish_info(subject, info)
-                except BaseException as error:
-                    if not self._is_stored(info, error):
-                        upload.undo()
-                        raise
+        with source(data) as content, self._explaining():
+            upload = Upload(self._api, self._stream, info, progress)
+            change = self._change(subject, lambda former: info)
+            try:
+                upload.send(content)
+                self._make(change)
+            except BaseException:
+                if change.stored is False:
+                    insist(upload.undo)
+                raise
         info.mtime = datetime.datetime.now(datetime.timezone.utc).isoformat()
-        if former is not None and not former.deleted:
-            self._remove_chunks(former)
         return info
 
-    def _is_stored(self, info: api.ObjectInfo, error: BaseException) -> bool:
-        """The answer may have been lost, not the question."""
-        if not isinstance(error, (RequestTimeoutError, DisconnectedError)) or info.digest is None:
-            return False
-        try:
-            found = self._find(info.name)
-        except Error:
-            return False
-        return found is not None and found.nuid == info.nuid
+    def _change(self, subject: str, describe: Callable[[Optional[api.ObjectInfo]], api.ObjectInfo]) -> Change:
+        return Change(self._api, self._stream, subject, describe)
 
-    def _find(self, name: str) -> Optional[api.ObjectInfo]:
-        try:
-            return self.get_info(name, show_deleted=True)
-        except nats.js.errors.ObjectNotFoundError:
-            return None
+    def _make(self, change: Change) -> None:
+        """Make the change, and remove the chunks that nobody can find any more; once it is begun, an interrupt comes after.
 
-    def _publish_info(self, subject: str, info: api.ObjectInfo) -> None:
-        info.mtime = None  # readers take the time of the message
-        headers = {str.__str__(api.Header.ROLLUP): MSG_ROLLUP_SUBJECT}
-        self._api.publish(subject, json.dumps(info.as_dict()).encode(), headers=headers)
-
-    def _remove_chunks(self, info: api.ObjectInfo) -> None:
-        """Of an object that nobody can find any more: it is too late to fail."""
+        Chunks are removed when it is certain that no description names them: some that are left over do less harm than an
+        object without.
+        """
         try:
-            remove_chunks(self._api, self._stream, info)
+            change.make(Deadline(self._timeout))
+            self._remove_former(change)
+        except BaseException as error:
+            if change.stored is None:
+                self._settle(change)
+            if not change.stored:
+                raise
+            self._remove_former(change)
+            if not isinstance(error, Error):
+                raise
+
+    def _settle(self, change: Change) -> None:
+        try:
+            change.settle(Deadline(self._timeout))
+        except nats.js.errors.NotFoundError:
+            change.stored = False
+            raise  # with the bucket, all of it is gone
         except Error as error:
+            assert change.info is not None
             self._pool._report(
-                NatsBridgeError(f"chunks of object {info.name!r} are left in bucket {self._name!r}: {error}")
+                NatsBridgeError(
+                    f"nobody knows whether object {change.info.name!r} in bucket {self._name!r} was changed, so all chunks "
+                    f"are kept, of the former one too: {error}"
+                )
             )
+
+    def _remove_former(self, change: Change) -> None:
+        former, info = change.former, change.info
+        assert info is not None
+        if former is None or former.deleted or (former.nuid == info.nuid and not info.deleted):
+            return
+        try:
+            insist(lambda: remove_chunks(self._api, self._stream, former))
+        except Error as error:  # too late to fail
+            self._pool._report(left_over(former, error))
 
     def delete(self, name: str) -> None:
         """Delete an object; a marker remains, which watchers see.
 
-        Raises ObjectNotFoundError, InvalidObjectNameError, and what every call raises.
+        Raises ObjectNotFoundError, InvalidObjectNameError, RequestTimeoutError (it may be deleted or not), and what every
+        call raises.
         """
-        info = self.get_info(name)
-        former = dataclasses.replace(info)
-        info.deleted, info.size, info.chunks, info.digest = True, 0, 0, ""
+
+        def marker(info: Optional[api.ObjectInfo]) -> api.ObjectInfo:
+            if info is None or info.deleted:
+                raise self._no_object(name, info)
+            return dataclasses.replace(info, deleted=True, size=0, chunks=0, digest="")
+
+        subject = self._meta(name)
         with self._explaining():
-            self._publish_info(self._meta(name), info)
-        self._remove_chunks(former)
+            self._make(self._change(subject, marker))
 
     def update_meta(self, name: str, meta: api.ObjectMeta) -> None:
         """Change an object's ``description``, ``headers`` and, if ``meta.name`` is another one, its name.
 
         Raises nats-py's ObjectDeletedError when there is no object ``name``, ObjectAlreadyExists when there is one of the
-        new name, InvalidObjectNameError, and what every call raises.
+        new name, InvalidObjectNameError, RequestTimeoutError (it may be changed or not), TypeError, and what every call
+        raises.
         """
         check_meta(meta)
         new_name = name if meta.name is None else meta.name
         subject, new_subject = self._meta(name), self._meta(new_name)
-        try:
-            info = self.get_info(name)
-        except nats.js.errors.ObjectNotFoundError:
-            raise nats.js.errors.ObjectDeletedError(404, f"there is no object {name!r} in bucket {self._name!r}") from None
-        if new_name != name:
-            other = self._find(new_name)
-            if other is not None and not other.deleted:
-                raise nats.js.errors.ObjectAlreadyExists(f"there is an object {new_name!r} in bucket {self._name!r}")
-        info.name, info.description, info.headers = new_name, meta.description, meta.headers
+
+        def changed(info: Optional[api.ObjectInfo]) -> api.ObjectInfo:
+            if info is None or info.deleted:
+                raise nats.js.errors.ObjectDeletedError(404, f"there is no object {name!r} in bucket {self._name!r}")
+            return dataclasses.replace(info, name=new_name, description=meta.description, headers=meta.headers)
+
         with self._explaining():
-            self._publish_info(new_subject, info)
-            if new_name != name:
-                self._api.purge_stream(self._stream, subject=subject)
+            if new_name == name:
+                self._make(self._change(subject, changed))
+            else:
+                self._rename(name, subject, new_subject, changed)
+
+    def _rename(
+        self, name: str, subject: str, new_subject: str, changed: Callable[[Optional[api.ObjectInfo]], api.ObjectInfo]
+    ) -> None:
+        """The chunks stay where they are, so that in the end only one of two descriptions may name them."""
+        deadline = Deadline(self._timeout)
+        while True:
+            old = find(self._api, self._stream, subject)
+            info = changed(old.info)
+
+            def renamed(other: Optional[api.ObjectInfo], info: api.ObjectInfo = info) -> api.ObjectInfo:
+                if other is not None and not other.deleted:
+                    raise nats.js.errors.ObjectAlreadyExists(f"there is an object {info.name!r} in bucket {self._name!r}")
+                return info
+
+            change = self._change(new_subject, renamed)
+            try:
+                self._make(change)
+                if self._take_away(old.seq):
+                    return
+            except BaseException:
+                if change.stored and not self._take_away(old.seq) and find(self._api, self._stream, subject).seq:
+                    self._take_away(change.seq)
+                raise
+            self._take_away(change.seq)  # somebody has changed the old one meanwhile, and may have removed the chunks
+            if deadline.passed():
+                raise RequestTimeoutError(
+                    f"others changed object {name!r} all the time, for {self._timeout:g} s: it still has this name"
+                )
+
+    def _take_away(self, seq: int) -> bool:
+        return take_away(self._api, self._stream, seq)
 
     def seal(self) -> None:
         """Let nobody change the store any more, for good; reading goes on."""
@@ -384,5 +432,6 @@ class ObjectStore(Bucket):
             raise nats.js.errors.InvalidObjectNameError(f"{name[:40]!r}… is {len(name.encode())} bytes long, 2,100 at most")
         return OBJ_META_PRE_TEMPLATE.format(bucket=self._name, obj=encoded)
 
-    def _no_object(self, name: str, more: str = "") -> nats.js.errors.ObjectNotFoundError:
+    def _no_object(self, name: str, info: Optional[api.ObjectInfo]) -> nats.js.errors.ObjectNotFoundError:
+        more = "" if info is None else " any more: it was deleted"
         return nats.js.errors.ObjectNotFoundError(404, f"there is no object {name!r} in bucket {self._name!r}{more}")

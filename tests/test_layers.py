@@ -31,7 +31,7 @@ LAYERS: List[Set[str]] = [
     {"publishing", "pulling", "pushing", "service", "service_client", "streaming"},
     {"ordered"},
     {"_bucket", "_objects"},
-    {"_watching"},
+    {"_changes", "_watching"},
     {"keyvalue", "objectstore"},
     {"buckets"},
     {"jetstream"},
@@ -43,8 +43,8 @@ CORE: Dict[str, int] = {module: layer for layer, modules in enumerate(LAYERS) fo
 # Who may know the client library below, and who the event loop.
 NATS_CLIENT = {"_client", "_connecting", "_connection", "_transport"}
 NATS_FACADES = {  # they reuse what it builds on its client
-    "_acks", "_arguments", "_blocking", "_bucket", "_context", "_objects", "_pushed", "buckets", "jetstream", "keyvalue",
-    "manager", "objectstore", "ordered", "publishing", "pulling", "pushing",
+    "_acks", "_arguments", "_blocking", "_bucket", "_changes", "_context", "_objects", "_pushed", "buckets", "jetstream",
+    "keyvalue", "manager", "objectstore", "ordered", "publishing", "pulling", "pushing",
 }  # fmt: skip
 NATS = {  # all the others know what can be had without the client: errors, messages, a service's figures
     *NATS_CLIENT,

@@ -9,12 +9,14 @@ import itertools
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from types import FrameType
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import nats
 import nats.js.errors
@@ -22,6 +24,7 @@ import pytest
 from nats.js.api import ObjectLink, ObjectMeta, ObjectMetaOptions, ObjectStoreConfig, StorageType
 from nats.js.object_store import ObjectStore as NatsObjectStore
 from procs import LONG, WaitFor
+from proxy import Proxy
 
 import natsbridge
 from natsbridge import (
@@ -353,6 +356,196 @@ def test_an_answer_that_is_lost_does_not_lose_the_object(store: ObjectStore, mon
     monkeypatch.setattr(JetStream, "publish", deaf)
     store.put("a", BLOB)
     assert content(store, "a") == BLOB
+
+
+def test_an_answer_that_never_comes_removes_nothing(server: EmbeddedServer, store: ObjectStore, wait_for: WaitFor) -> None:
+    """What was sent may still arrive, and does: with the chunks removed, neither object would be there."""
+    errors: List[Exception] = []
+    store.put("a", b"former")
+    proxy = Proxy(server.url)
+    with Pool(proxy.url, error_callback=errors.append) as pool, pytest.MonkeyPatch.context() as patch:
+        cut_off = pool.jetstream(timeout=0.5).object_store(store._name)
+        before_publishing(patch, proxy.swallow)
+        with pytest.raises(RequestTimeoutError):
+            cut_off.put("a", BLOB)
+        wait_for(lambda: [e for e in errors if "whether object 'a'" in str(e)], what="a report")
+        assert content(store, "a") == b"former"
+        proxy.restore()
+        wait_for(lambda: content(store, "a") == BLOB, what="what TCP has kept")
+    proxy.close()
+
+
+def test_a_store_that_is_deleted_during_a_put(js: JetStream, unique: str) -> None:
+    """What is on its way then is never answered."""
+    store = js.create_object_store(unique, storage=StorageType.FILE)
+
+    def delete(done: int, total: Optional[int]) -> None:
+        if done < 200_000:
+            js.delete_object_store(unique)
+
+    with pytest.raises(nats.js.errors.BucketNotFoundError, match=f"bucket '{unique}' is gone"):
+        store.put("a", bytes(3_000_000), progress=delete)
+
+
+def test_a_pool_that_is_closed_during_a_put(server: EmbeddedServer, store: ObjectStore) -> None:
+    with Pool(server.url) as pool, pytest.raises(ClosedError, match="the pool was closed before object 'a' was stored"):
+        pool.jetstream().object_store(store._name).put("a", bytes(3_000_000), progress=lambda done, total: pool.close())
+    with pytest.raises(nats.js.errors.ObjectNotFoundError):
+        store.get("a")
+
+
+def before_publishing(patch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Once, between the question what there is of an object and the publish that depends on the answer."""
+    publish, actions = JetStream.publish, [action]
+
+    def late(self: JetStream, *args: Any, **kwargs: Any) -> Any:
+        if actions:
+            actions.pop()()
+        return publish(self, *args, **kwargs)
+
+    patch.setattr(JetStream, "publish", late)
+
+
+CHANGES: Dict[str, Callable[[ObjectStore], object]] = {
+    "put": lambda store: store.put("a", b"first", SMALL),
+    "put another": lambda store: store.put("a", b"second", SMALL),
+    "put over b": lambda store: store.put("b", b"third", SMALL),
+    "delete": lambda store: store.delete("a"),
+    "describe": lambda store: store.update_meta("a", ObjectMeta(description="d")),
+    "rename": lambda store: store.update_meta("a", ObjectMeta(name="b")),
+    "rename to c": lambda store: store.update_meta("a", ObjectMeta(name="c")),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "meanwhile", "left"),
+    [
+        ("put", "put another", {"a": b"first"}),
+        ("put", "delete", {"a": b"first"}),
+        ("put", "describe", {"a": b"first"}),
+        ("put", "rename", {"a": b"first", "b": b"former"}),
+        ("delete", "put", {}),
+        ("delete", "describe", {}),
+        ("describe", "put", {"a": b"first"}),
+        ("describe", "delete", {}),
+        ("describe", "rename", {"b": b"former"}),
+        ("rename", "put", {"b": b"first"}),
+        ("rename", "delete", {}),
+        ("rename", "describe", {"b": b"former"}),
+        ("rename", "rename to c", {"c": b"former"}),
+        ("rename", "put over b", {"a": b"former", "b": b"third"}),
+    ],
+)
+def test_of_two_changes_one_comes_after_the_other(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, change: str, meanwhile: str, left: Dict[str, bytes]
+) -> None:
+    store.put("a", b"former")
+    before_publishing(monkeypatch, lambda: CHANGES[meanwhile](store))
+    with suppress(nats.js.errors.ObjectDeletedError, nats.js.errors.ObjectAlreadyExists):
+        CHANGES[change](store)
+    assert everything(store) == left
+
+
+def everything(store: ObjectStore) -> Dict[str, Optional[bytes]]:
+    """The objects that are there; but for markers, the store must hold nothing else."""
+    try:
+        infos = store.list()
+    except nats.js.errors.NotFoundError:
+        infos = []
+    assert messages(store) == len(infos) + sum(info.chunks or 0 for info in infos)
+    return {info.name: content(store, info.name) for info in infos if not info.deleted}
+
+
+def test_changes_during_the_upload(store: ObjectStore) -> None:
+    changes = itertools.cycle([CHANGES["put another"], CHANGES["delete"]])
+    for data in (b"x" * 500, b"y" * 2500):
+        store.put("a", data, SMALL, progress=lambda done, total: next(changes)(store))
+        assert everything(store) == {"a": data}
+
+
+def test_a_rename_and_a_put_to_the_old_name(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The put comes between the two steps of the rename, and removes the chunks that both names have."""
+    store.put("a", b"former")
+    publish = JetStream.publish
+
+    def followed(self: JetStream, *args: Any, **kwargs: Any) -> Any:
+        acknowledgement = publish(self, *args, **kwargs)
+        monkeypatch.setattr(JetStream, "publish", publish)
+        store.put("a", b"newer")
+        return acknowledgement
+
+    monkeypatch.setattr(JetStream, "publish", followed)
+    store.update_meta("a", ObjectMeta(name="b"))
+    assert everything(store) == {"b": b"newer"}
+
+
+def test_many_changes_at_once_leave_one_object(store: ObjectStore, fast_switching: None) -> None:
+    failures: List[BaseException] = []
+
+    def change(number: int) -> None:
+        try:
+            for _ in range(5):
+                store.put("a", bytes([number]) * 2500, SMALL)
+                store.update_meta("a", ObjectMeta(description=str(number)))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=change, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert everything(store) in [{"a": bytes([number]) * 2500} for number in range(6)]
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt in this thread, once, at the n-th line that it runs of what a change consists of.
+
+    Of modules without locks: no interrupt comes between the end of a ``with`` block and what that calls, but this would.
+    """
+
+    FILES = ("objectstore.py", "_changes.py", "_objects.py", "_context.py", "_asking.py")
+
+    def __init__(self, line: int) -> None:
+        self.left = line
+
+    def __enter__(self) -> Interrupt:
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        sys.settrace(self._before)
+
+    def _trace(self, frame: FrameType, event: str, arg: Any) -> Any:
+        path = frame.f_code.co_filename
+        if "natsbridge" not in path or not path.endswith(self.FILES):
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self._trace
+
+
+@pytest.mark.parametrize(
+    ("change", "after"),
+    [("put", {"a": b"first"}), ("delete", {}), ("rename", {"b": b"former"})],
+)
+def test_an_interrupt_at_any_line_leaves_the_one_or_the_other(
+    store: ObjectStore, change: str, after: Dict[str, bytes]
+) -> None:
+    for line in itertools.count(1):
+        store.put("a", b"former")
+        with suppress(KeyboardInterrupt), Interrupt(line) as interrupt:
+            CHANGES[change](store)
+        assert everything(store) in ({"a": b"former"}, after), line
+        if interrupt.left > 0:
+            break
+        for name in everything(store):
+            store.delete(name)
+    assert line > 50
 
 
 def test_a_damaged_object(js: JetStream, store: ObjectStore, unique: str, tmp_path: Path) -> None:
