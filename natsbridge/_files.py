@@ -84,49 +84,58 @@ def _size(file: Any) -> Optional[int]:
     return end - here if isinstance(end, int) else None
 
 
-@contextmanager
-def target(into: object) -> Iterator[Callable[[bytes], None]]:
-    """Open ``into`` for writing; what is yielded writes all of its bytes.
+class Sink:
+    """What is written to. ``begun``: whether it has been given something that cannot be taken back."""
 
-    A path gets its new content when the block has come through, and otherwise stays as it is. A file that is the caller's
-    stays open. Raises TypeError, and what opening and writing a file raises.
-    """
-    if isinstance(into, (str, os.PathLike)):
-        with _replacing(Path(os.path.realpath(into))) as opened:
-            yield _writer(opened)
-        return
-    file: Any = getattr(into, "buffer", into)  # of a text file
-    if not hasattr(file, "write"):
-        raise TypeError(f"writeinto must be a path or a file that can be written, not {into!r}"[:200])
-    yield _writer(file)
+    def __init__(self, file: Any, *, lasting: bool = True) -> None:
+        self._file, self._lasting = file, lasting
+        self.begun = False
 
-
-def _writer(file: Any) -> Callable[[bytes], None]:
-    def write(data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Unbuffered files write less than they are given."""
-        view = memoryview(data)
+        file, view = self._file, memoryview(data)
+        self.begun = self._lasting
         while view.nbytes:
             try:
                 written = file.write(view)
             except TypeError as error:
                 raise TypeError(f"{file!r} takes no bytes ({error}): open it in binary mode") from None
-            if written is None or not isinstance(written, int):
-                return
+            if written is None:
+                if isinstance(file, io.RawIOBase):
+                    raise BlockingIOError(f"{file!r} is not ready: open it for blocking writes")
+                return  # many that only look like files say nothing, and take all
+            if isinstance(written, bool) or not isinstance(written, int) or not 0 < written <= view.nbytes:
+                raise OSError(f"{file!r} says that it wrote {written!r} of {view.nbytes} bytes: nobody knows what it holds")
             view = view[written:]
-
-    return write
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def target(into: object) -> Iterator[Sink]:
+    """Open ``into`` for writing.
+
+    A path gets its new content when the block has come through, and otherwise stays as it is. A file that is the caller's
+    stays open. Raises TypeError, and what opening and writing a file raises.
+    """
+    if isinstance(into, (str, os.PathLike)):
+        with _replacing(Path(os.path.realpath(into))) as sink:
+            yield sink
+        return
+    file: Any = getattr(into, "buffer", into)  # of a text file
+    if not hasattr(file, "write"):
+        raise TypeError(f"writeinto must be a path or a file that can be written, not {into!r}"[:200])
+    yield Sink(file)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Sink]:
     if path.exists() and not path.is_file():  # /dev/stdout
         with path.open("wb") as file:
-            yield file
+            yield Sink(file)
         return
     part = path.with_name(f".{path.name[:100]}.{_wire.stream_token()}.part")
     try:
         with part.open("xb") as file:
-            yield file
+            yield Sink(file, lasting=False)
         if path.exists():
             part.chmod(path.stat().st_mode & 0o7777)
         os.replace(part, path)

@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import io
 from hashlib import sha256
-from typing import TYPE_CHECKING, Callable, List, Optional
+from typing import TYPE_CHECKING, Callable, List, Optional, Tuple
 
 import nats.js.errors
 from nats.js import api
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from .jetstream import JetStream
 
 _MOST_LINKS = 8
+_MOST_READS = 10  # of an object that is replaced each time
+
+_REPLACED = "it was replaced while it was read, so get it again"
 
 InfoHandler = Callable[[api.ObjectInfo], object]
 
@@ -167,17 +170,37 @@ class ObjectStore(Bucket):
     ) -> NatsObjectStore.ObjectResult:
         """Fetch an object; its digest is checked. Links are followed.
 
+        One that is replaced meanwhile is read anew, ten times at most, and ``progress`` begins anew with it; not when some
+        of the former one was already given to a file that the caller has opened.
+
         writeinto: a path, which gets the content when it is complete and checked, and is left alone otherwise; or a file
             that is open for writing, which is given the content as it comes. Without one, it is in the result's ``data``.
         progress: ``progress(bytes so far, bytes in all)``, called by this thread after each chunk; what it raises ends the
             call.
 
         Memory: about 4 MiB, whatever the size, when it is written to a file. Raises nats-py's ObjectNotFoundError,
-        DigestMismatchError (also when chunks are missing), BadObjectMetaError, LinkIsABucketError; RequestTimeoutError
-        when nothing comes for ``timeout`` seconds; what writing raises; TypeError, and what every call raises.
+        DigestMismatchError (also when chunks are missing; it says why), BadObjectMetaError, LinkIsABucketError;
+        RequestTimeoutError when nothing comes for ``timeout`` seconds; what writing raises; TypeError, and what every call
+        raises.
         """
         if progress is not None:
             check_handler(progress, "progress")
+        for left in reversed(range(_MOST_READS)):
+            store, info = self._resolve(name, show_deleted)
+            memory = io.BytesIO()
+            try:
+                with target(memory if writeinto is None else writeinto) as sink:
+                    store._fetch(info, sink.write, progress)
+            except nats.js.errors.DigestMismatchError as error:
+                cause = store._what_became_of(info)
+                if cause == _REPLACED and left and (writeinto is None or not sink.begun):
+                    continue
+                raise nats.js.errors.DigestMismatchError(f"{error.description}: {cause}") from None
+            break
+        return self.ObjectResult(info, memory.getvalue()) if writeinto is None else self.ObjectResult(info)
+
+    def _resolve(self, name: str, show_deleted: Optional[bool]) -> Tuple[ObjectStore, api.ObjectInfo]:
+        """What is to be read, and the store that holds it."""
         store, info = self, self.get_info(name, show_deleted)
         for _ in range(_MOST_LINKS):
             link = info.options.link if info.options is not None else None
@@ -191,13 +214,16 @@ class ObjectStore(Bucket):
             raise nats.js.errors.BadObjectMetaError(f"{name!r} is a link to a link and so on, {_MOST_LINKS} times")
         if not info.nuid:
             raise nats.js.errors.BadObjectMetaError(f"object {name!r} has no nuid, so nobody knows where its chunks are")
-        if writeinto is None:
-            memory = io.BytesIO()
-            store._fetch(info, memory.write, progress)
-            return self.ObjectResult(info=info, data=memory.getvalue())
-        with target(writeinto) as write:
-            store._fetch(info, write, progress)
-        return self.ObjectResult(info=info)
+        return store, info
+
+    def _what_became_of(self, info: api.ObjectInfo) -> str:
+        """Why an object could not be read whole."""
+        now = self._find(info.name).info
+        if now is None or now.deleted:
+            return "it was deleted while it was read"
+        if now.nuid != info.nuid:
+            return _REPLACED
+        return "some of its chunks have expired, or were removed or changed"
 
     def _fetch(self, info: api.ObjectInfo, write: Callable[[bytes], object], progress: Optional[Progress]) -> None:
         """Read the object, check it, and write its chunks."""
@@ -214,7 +240,7 @@ class ObjectStore(Bucket):
                     if progress is not None:
                         progress(done, info.size)
         if wanted is not None and digest.digest() != wanted:
-            raise nats.js.errors.DigestMismatchError(f"object {info.name!r} is damaged: its digest is another one")
+            raise nats.js.errors.DigestMismatchError(f"object {info.name!r} is damaged, its digest is another one")
 
     def _next_chunk(self, tail: Tail, info: api.ObjectInfo, done: int) -> bytes:
         deadline = Deadline(self._timeout)
@@ -229,10 +255,7 @@ class ObjectStore(Bucket):
                 continue
             assert message is not None, "nobody else ends this consumer"
             return message.data
-        raise nats.js.errors.DigestMismatchError(
-            f"object {info.name!r} is incomplete, {done} of {info.size} bytes: it was replaced or deleted meanwhile, or "
-            "some of its chunks have expired"
-        )
+        raise nats.js.errors.DigestMismatchError(f"object {info.name!r} is incomplete, {done} of {info.size} bytes")
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, cast
 
 import nats
 import nats.js.errors
@@ -154,6 +154,38 @@ def test_a_target_that_takes_little_at_a_time(store: ObjectStore) -> None:
     store.put("a", BLOB)
     store.get("a", Pipe())
     assert b"".join(taken) == BLOB
+
+
+@pytest.mark.parametrize("written", [0, -1, 11, True, 1.5], ids=repr)
+def test_a_target_that_does_not_say_how_much_it_took(store: ObjectStore, written: Any) -> None:
+    class File:
+        def write(self, data: Any) -> Any:
+            return written
+
+    store.put("a", b"0123456789")
+    with pytest.raises(OSError, match=f"says that it wrote {written} of 10 bytes"):
+        store.get("a", cast(Any, File()))
+
+
+def test_a_target_that_says_nothing_took_all(store: ObjectStore) -> None:
+    taken: List[bytes] = []
+
+    class File:
+        def write(self, data: Any) -> None:
+            taken.append(bytes(data))
+
+    store.put("a", BLOB)
+    store.get("a", cast(Any, File()))
+    assert b"".join(taken) == BLOB
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX pipes")
+def test_a_target_that_would_block(store: ObjectStore) -> None:
+    store.put("a", BLOB)
+    near, far = os.pipe()
+    os.set_blocking(far, False)
+    with open(near, "rb"), open(far, "wb", buffering=0) as file, pytest.raises(BlockingIOError, match="is not ready"):
+        store.get("a", file)
 
 
 def test_progress(store: ObjectStore) -> None:
@@ -558,7 +590,7 @@ def test_a_damaged_object(js: JetStream, store: ObjectStore, unique: str, tmp_pa
     with pytest.raises(nats.js.errors.DigestMismatchError, match="incomplete, 2000 of 3000 bytes"):
         store.get("a", target)
     js.publish(chunks, b"y" * 1000)
-    with pytest.raises(nats.js.errors.DigestMismatchError, match="its digest is another one"):
+    with pytest.raises(nats.js.errors.DigestMismatchError, match="its digest is another one: some of its chunks"):
         store.get("a", target)
     js.purge_stream(f"OBJ_{unique}", subject=chunks)
     with pytest.raises(nats.js.errors.DigestMismatchError, match="incomplete, 0 of 3000 bytes"):
@@ -574,8 +606,58 @@ def test_chunks_that_are_removed_while_they_are_read(js: JetStream, store: Objec
     def remove(done: int, total: Optional[int]) -> None:
         js.purge_stream(f"OBJ_{unique}")
 
-    with pytest.raises(nats.js.errors.DigestMismatchError, match=f"incomplete, .* of {size} bytes"):
+    with pytest.raises(nats.js.errors.DigestMismatchError, match=f"incomplete, .* of {size} bytes: it was deleted"):
         store.get("a", progress=remove)
+
+
+@pytest.mark.parametrize("way", ["memory", "path", "file"])
+def test_an_object_that_is_replaced_before_it_is_read(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    store.put("a", b"former")
+    ordered_consumer, actions = JetStream.ordered_consumer, [lambda: store.put("a", b"newer")]
+
+    def late(self: JetStream, *args: Any, **kwargs: Any) -> Any:
+        if actions:
+            actions.pop()()
+        return ordered_consumer(self, *args, **kwargs)
+
+    monkeypatch.setattr(JetStream, "ordered_consumer", late)
+    target, file = tmp_path / "target", io.BytesIO()
+    result = store.get("a", {"memory": None, "path": target, "file": file}[way])
+    read = {"memory": lambda: result.data, "path": target.read_bytes, "file": file.getvalue}[way]()
+    assert (read, result.info.size) == (b"newer", 5)
+
+
+def test_an_object_that_is_replaced_while_it_is_read(store: ObjectStore, tmp_path: Path) -> None:
+    """What an open file was given cannot be taken back."""
+    former, newer = bytes(8_000_000), b"x" * 3000
+    target = tmp_path / "target"
+
+    def replace(done: int, total: Optional[int]) -> None:
+        if total == len(former):
+            store.put("a", newer)
+
+    for into in (None, target):
+        store.put("a", former)
+        assert store.get("a", into, progress=replace).info.size == len(newer)
+    assert target.read_bytes() == newer
+    store.put("a", former)
+    with pytest.raises(nats.js.errors.DigestMismatchError, match=r"incomplete, .*: it was replaced while it was read"):
+        store.get("a", io.BytesIO(), progress=replace)
+
+
+def test_an_object_that_is_replaced_all_the_time(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put("a", b"former")
+    ordered_consumer = JetStream.ordered_consumer
+
+    def late(self: JetStream, *args: Any, **kwargs: Any) -> Any:
+        store.put("a", b"newer")
+        return ordered_consumer(self, *args, **kwargs)
+
+    monkeypatch.setattr(JetStream, "ordered_consumer", late)
+    with pytest.raises(nats.js.errors.DigestMismatchError, match="it was replaced while it was read, so get it again"):
+        store.get("a")
 
 
 def describe(js: JetStream, store: ObjectStore, unique: str, name: str, text: bytes) -> None:
