@@ -23,6 +23,7 @@ _KINDS: Dict[str, Tuple[type, ...]] = {
     "List": (list, tuple),
     "datetime.datetime": (datetime.datetime, str),  # nats-py hands text on as it is
 }
+_INFINITE = ("timeout", "msg_ttl")  # they may be, and are checked by who knows what that means
 _MOST_SECONDS = 2**63 / 10**9  # as the server counts them: in nanoseconds, in 64 bits
 
 
@@ -68,7 +69,7 @@ def _check(value: Any, name: str, check: _Check) -> None:
 def _checks(native: Callable[..., Any]) -> Tuple[List[Tuple[str, Optional[_Check]]], Dict[str, _Check]]:
     parameters = list(inspect.signature(native).parameters.values())[1:]
     positional = [
-        (p.name, None if p.name == "timeout" else _parse(p.annotation))  # a timeout may be infinite, and is checked as one
+        (p.name, None if p.name in _INFINITE else _parse(p.annotation))
         for p in parameters
         if p.kind is p.POSITIONAL_OR_KEYWORD
     ]

@@ -9,7 +9,6 @@ import nats.js.errors
 from nats.js import api
 from nats.js.client import JetStreamContext
 
-from ._arguments import check_arguments
 from ._bucket import check_bucket
 from ._deadline import LONGEST, check_life
 from .keyvalue import KeyValue
@@ -119,7 +118,7 @@ class Buckets(Publisher):
 def _check_config(config: object, kind: type, example: str) -> None:
     if config is not None and not isinstance(config, kind):
         raise TypeError(
-            f"config must be a {kind.__name__}, not {config!r} ({type(config).__name__}); a name alone goes as in {example}"
+            f"config must be of type {kind.__name__}, not {config!r} ({type(config).__name__}); a name alone: {example}"
         )
 
 

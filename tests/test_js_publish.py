@@ -115,7 +115,7 @@ def test_a_message_may_have_a_life_of_its_own(js: JetStream, unique: str, wait_f
     try:
         js.publish(unique, b"brief", msg_ttl=1)
         js.publish(unique, b"lasting")
-        for few in (0.5, -1, float("nan"), float("inf")):
+        for few in (0.5, -1, float("nan")):
             with pytest.raises(ValueError, match="msg_ttl must be one second or more"):
                 js.publish(unique, b"x", msg_ttl=few)
         wrong: Any

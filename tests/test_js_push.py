@@ -456,9 +456,9 @@ def test_where_an_ordered_consumer_begins(js: JetStream, stream: str) -> None:
 
 def test_what_an_ordered_consumer_cannot_be_is_refused_at_once(js: JetStream, stream: str) -> None:
     wrong: Any
-    for wrong, error in (("x", TypeError), (float("nan"), ValueError), (float("inf"), ValueError)):
+    for wrong, error in (("x", TypeError), (float("nan"), ValueError), (1e12, ValueError)):
         start = time.monotonic()
-        with pytest.raises(error, match=r"ConsumerConfig\.inactive_threshold must be a"):
+        with pytest.raises(error, match=r"^inactive_threshold must be "):
             js.ordered_consumer(stream, inactive_threshold=wrong)
         assert time.monotonic() - start < 1.0
     for wrong in (5, datetime.date.today()):
