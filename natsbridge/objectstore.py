@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import io
 from hashlib import sha256
-from typing import TYPE_CHECKING, Callable, List, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
 
 import nats.js.errors
 from nats.js import api
@@ -87,8 +87,8 @@ class ObjectStore(Bucket):
         Raises nats-py's NotFoundError when there are none, RequestTimeoutError, and what every call raises.
         """
         deadline = Deadline(self._timeout)
-        found: List[api.ObjectInfo] = []
-        with self._watch(deadline, None, ignore_deletes=ignore_deletes, follows=False) as watcher:
+        found: Dict[str, api.ObjectInfo] = {}  # in order
+        with self._watch(deadline, None, what="list", follows=False) as watcher:
             while True:
                 try:
                     info = watcher.take(deadline)
@@ -98,10 +98,12 @@ class ObjectStore(Bucket):
                     ) from None
                 if not isinstance(info, api.ObjectInfo):
                     break
-                found.append(info)
+                found.pop(info.name, None)  # one that is changed meanwhile comes again
+                if not (ignore_deletes and info.deleted):
+                    found[info.name] = info
         if not found:
             raise nats.js.errors.NotFoundError(404, f"there are no objects in bucket {self._name!r}")
-        return found
+        return [*found.values()]
 
     def watch(
         self,
@@ -136,6 +138,7 @@ class ObjectStore(Bucket):
         deadline: Deadline,
         handler: Optional[InfoHandler],
         *,
+        what: str = "watch",
         ignore_deletes: bool = False,
         include_history: bool = False,
         updates_only: bool = False,
@@ -147,6 +150,7 @@ class ObjectStore(Bucket):
         consumer = self._read(
             OBJ_ALL_META_PRE_TEMPLATE.format(bucket=self._name),
             deadline,
+            what=f"ObjectStore.{what}",
             deliver_policy=api.DeliverPolicy.NEW if updates_only else policy,
         )
 
@@ -230,7 +234,7 @@ class ObjectStore(Bucket):
         digest, done = sha256(), 0
         wanted = digest_of(info)
         if info.size:
-            with self._read(chunks_of(info), Deadline(self._timeout)) as consumer:
+            with self._read(chunks_of(info), Deadline(self._timeout), what="ObjectStore.get") as consumer:
                 tail = Tail(self, consumer)
                 while done < info.size:
                     chunk = self._next_chunk(tail, info, done)

@@ -34,6 +34,7 @@ from natsbridge import (
     MaxPayloadError,
     NatsBridgeError,
     ObjectStore,
+    ObjectWatcher,
     Pool,
     RequestTimeoutError,
 )
@@ -827,3 +828,29 @@ def test_a_sealed_store_can_only_be_read(server: EmbeddedServer, store: ObjectSt
                 call()
         assert content(sealed, "a") == b"x"
     assert errors == []
+
+
+def test_objects_that_change_while_they_are_listed_come_once(
+    store: ObjectStore, js: JetStream, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than is read ahead at first, and the consumer is lost on the way."""
+    names = [f"o{number}" for number in range(100)]
+    for name in names:
+        store.put(name, b"")
+    taken = itertools.count(1)
+    take = ObjectWatcher.take
+
+    def wrapped(watcher: ObjectWatcher, deadline: Any) -> Any:
+        if next(taken) == 3:
+            for info in js.consumers_info(f"OBJ_{unique}"):
+                js.delete_consumer(f"OBJ_{unique}", info.name)
+            store.put("o0", b"again")  # it was listed already
+            store.delete("o1")
+            store.delete("o98")  # it was not
+            store.put("o99", b"again")
+        return take(watcher, deadline)
+
+    monkeypatch.setattr(ObjectWatcher, "take", wrapped)
+    listed = store.list(ignore_deletes=True)
+    assert [info.name for info in listed] == [*names[2:98], "o0", "o99"]
+    assert [info.size for info in listed[-2:]] == [5, 5]
