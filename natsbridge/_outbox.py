@@ -282,7 +282,8 @@ class Outbox:
         if not self._queue:
             return piece
         with self._lock:
-            room = _BATCH_BYTES
+            # What was deferred is written first, and the writer looks again for as long as something is queued.
+            room = 0 if self._deferrals else _BATCH_BYTES
             while self._queue and room > 0 and len(piece) < most:
                 item = self._queue[0]
                 if isinstance(item, Barrier):

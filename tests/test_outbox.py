@@ -244,6 +244,35 @@ def test_behind_what_was_deferred_everything_is_the_loops() -> None:
     assert line.written == [b"another"]
 
 
+def test_what_is_queued_behind_a_deferral_waits_for_it_while_the_loop_writes() -> None:
+    """It may be a subscription, and what is queued behind it asks for messages."""
+    line = Line()
+    loop = Loop()
+    outbox = Outbox(loop, 1 << 20, line)  # type: ignore[arg-type]
+
+    def defer(count: int) -> None:
+        if count == 1:
+            outbox.defer(line.written.append, b"subscribe")
+            outbox.publish(b"ask", 1.0)
+
+    line.after = defer
+
+    async def run() -> None:
+        outbox.open()
+        outbox.publish(b"first", 1.0)
+        writing = asyncio.ensure_future(outbox.write())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        while loop.posted:
+            loop.posted.pop(0)()
+        while len(line.written) < 3:
+            await asyncio.sleep(0)
+        writing.cancel()
+
+    asyncio.run(run())
+    assert line.written == [b"first", b"subscribe", b"ask"]
+
+
 @pytest.mark.parametrize("again", [lambda outbox: outbox.publish(b"x", 1.0), lambda outbox: outbox.control(b"x")])
 def test_a_signal_handler_on_top_of_a_thread_that_writes_may_wait_for_the_loop(again: Start) -> None:
     """It comes in the same thread, which cannot go on before the handler is through: the loop takes over."""
