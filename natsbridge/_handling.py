@@ -25,8 +25,8 @@ JetStreamHandler = Callable[[JetStreamMessage], object]
 class Consuming:
     """A handler at work on a consumer's messages; made by ``consume`` and ``subscribe``. Goes on until it is stopped.
 
-    Ends by itself only when the consumer does: deleted, say. That goes to the pool's ``error_callback``, and ``wait``
-    raises it. Thread-safe; a context manager that stops it.
+    Ends by itself only when the consumer does (deleted, say), or by a fault while reading. That goes to the pool's
+    ``error_callback``, and ``wait`` raises it. Thread-safe; a context manager that stops it.
     """
 
     def __init__(
@@ -65,7 +65,9 @@ class Consuming:
         try:
             for message in self._read():
                 self._handle(message)
-        except Error as error:
+        except Exception as error:
+            if not isinstance(error, Error):
+                logger.exception("reading for the handler of %s failed", self.name)
             if not self._errors:
                 self._errors.append(error)
                 if not isinstance(error, ClosedError):

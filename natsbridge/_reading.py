@@ -7,7 +7,7 @@ import time
 from typing import Callable, Iterator, List, Optional
 
 from . import _fork
-from ._deadline import Deadline
+from ._deadline import Deadline, check_interval
 from ._pulls import Pull, Pulls, StopReading, take
 from ._waiter import Abandoned
 from .errors import DisconnectedError, ForkedError
@@ -19,7 +19,17 @@ _EXPIRES = 30.0  # seconds that a request of a reading thread stays with the ser
 _AHEAD = 1.0  # seconds' worth of messages that may wait here for the thread that reads
 _MARGIN = 0.05  # seconds by which the server's time for a request ends before ours (ADR-37)
 _LONGEST = 3600.0  # seconds for one request; a fetch that takes longer repeats it
+_HEARTBEATS = (0.1, 600.0)  # seconds: below, the network alone looks like silence; above, nobody would wait for two
 MOMENT = 0.25  # seconds between looks at a consumer that does not answer
+
+
+def check_heartbeat(value: object) -> float:
+    """Return ``value`` as seconds. Raises TypeError, ValueError."""
+    seconds = check_interval(value, "heartbeat")
+    least, most = _HEARTBEATS
+    if not least <= seconds <= most:
+        raise ValueError(f"heartbeat must be between {least:g} and {most:g} seconds, not {value!r}")
+    return seconds
 
 
 class Reader:

@@ -13,7 +13,7 @@ from ._deadline import Deadline, check_interval, check_timeout
 from ._handling import Consuming, JetStreamHandler
 from ._link import Link
 from ._pulls import Pulls, StopReading
-from ._reading import MOMENT, Reader
+from ._reading import MOMENT, Reader, check_heartbeat
 from ._waiter import Abandoned
 from .errors import ClosedError, FetchTimeoutError
 from .jsmessage import AckPort, JetStreamMessage
@@ -78,14 +78,14 @@ class PullSubscription:
         have come or the time is over. Messages that come too late are kept for the next call.
 
         timeout: seconds; the ``JetStream``'s if None.
-        heartbeat: seconds; the server speaks so often, and after two silent ones it is asked anew.
+        heartbeat: 0.1 to 600 seconds; the server speaks so often, and after two silent ones it is asked anew.
 
         Raises FetchTimeoutError when none came, nats-py's APIError when the consumer refuses, is gone or was deleted
         meanwhile, ServiceUnavailableError when it never answered, ClosedError after ``unsubscribe``, ForkedError.
         """
         check_count(batch, "batch")
         if heartbeat is not None:
-            check_interval(heartbeat, "heartbeat")
+            heartbeat = check_heartbeat(heartbeat)
         limit = self._js.timeout if timeout is None else self._pool._limit(check_interval(timeout, "timeout"))
         deadline = Deadline(limit)
         self._reader.check()
@@ -117,13 +117,18 @@ class PullSubscription:
         that takes long is therefore asked for one at a time, and shared fairly with other processes. What was read
         ahead when the iteration ends is given back at once.
 
-        heartbeat: seconds; the server speaks so often when nothing comes, and after two silent ones it is asked anew.
+        heartbeat: 0.1 to 600 seconds; the server speaks so often when nothing comes, and after two silent ones it is asked
+            anew.
 
-        Raises nats-py's APIError when the consumer is gone, ClosedError when the pool was closed, ForkedError.
+        Raises nats-py's APIError when the consumer is gone, ClosedError when the pool was closed, ForkedError; at once
+        TypeError and ValueError.
         """
         check_count(batch, "batch")
-        check_interval(heartbeat, "heartbeat")
+        heartbeat = check_heartbeat(heartbeat)
         self._reader.check()
+        return self._read(batch, heartbeat)
+
+    def _read(self, batch: int, heartbeat: float) -> Iterator[JetStreamMessage]:
         try:
             yield from self._reader.messages(batch, heartbeat)
         finally:
@@ -160,7 +165,7 @@ class PullSubscription:
         check_count(max_workers, "max_workers")
         check_timeout(nak_delay, "nak_delay", finite=True)
         check_count(batch, "batch")
-        check_interval(heartbeat, "heartbeat")
+        heartbeat = check_heartbeat(heartbeat)
         self._reader.check()
         return Consuming.start(
             self._pool,

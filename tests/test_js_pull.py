@@ -6,7 +6,7 @@ import gc
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Set
 
 import nats.errors
 import nats.js.errors
@@ -24,6 +24,7 @@ from natsbridge import (
     Pool,
     PullSubscription,
 )
+from natsbridge._handling import Consuming
 from natsbridge.server import EmbeddedServer
 
 if TYPE_CHECKING:
@@ -482,6 +483,27 @@ def test_a_consumer_that_ends_ends_its_handlers_and_is_reported(
         wait_for(lambda: errors, what="the report")
 
 
+def test_a_fault_while_reading_ends_the_consuming_and_is_told(server: EmbeddedServer, wait_for: WaitFor) -> None:
+    errors: List[Exception] = []
+    finished: List[object] = []
+
+    def messages() -> Iterator[JetStreamMessage]:
+        raise OverflowError("cannot convert float infinity to integer")
+        yield
+
+    with Pool(server.url, error_callback=errors.append) as pool:
+        pool.open()
+        consuming = Consuming.start(
+            pool, "faulty", messages, print,
+            max_workers=1, ack=True, nak=True, nak_delay=None, on_error=pool._report, finish=finished.append,
+        )  # fmt: skip
+        with pytest.raises(OverflowError):
+            consuming.wait(10)
+        assert not consuming.active
+        wait_for(lambda: errors, what="the report")
+    assert [type(error) for error in (*errors, *finished)] == [OverflowError] * 2
+
+
 # -- consumers that go away --------------------------------------------------------------------------------------------
 
 
@@ -657,6 +679,26 @@ def test_an_inbox_may_be_somewhere_else(js: JetStream, stream: str, prefix: byte
     fill(js, stream, 1)
     with js.pull_subscribe(f"{stream}.>", stream=stream, inbox_prefix=prefix) as sub:
         assert numbers(sub.fetch()) == [0]
+
+
+@pytest.mark.parametrize("heartbeat", [1e300, 601, 0.09, 1e-9])
+def test_a_heartbeat_that_cannot_be_heard_is_refused(sub: PullSubscription, heartbeat: float) -> None:
+    calls: List[Callable[[], object]] = [
+        lambda: sub.messages(heartbeat=heartbeat),
+        lambda: sub.consume(print, heartbeat=heartbeat),
+        lambda: sub.fetch(1, timeout=0.1, heartbeat=heartbeat),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="heartbeat must be between") as raised:
+            call()
+        assert str(raised.value) == f"heartbeat must be between 0.1 and 600 seconds, not {heartbeat!r}"
+
+
+def test_wrong_arguments_of_an_iteration_are_refused_at_once(sub: PullSubscription) -> None:
+    with pytest.raises(ValueError, match="batch"):
+        sub.messages(batch=0)
+    with pytest.raises(TypeError, match="heartbeat"):
+        sub.messages(heartbeat=None)  # type: ignore[arg-type]
 
 
 def test_the_callers_configuration_stays_as_it_is(js: JetStream, stream: str) -> None:
