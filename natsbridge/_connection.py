@@ -365,6 +365,17 @@ class Connection:
         except nats.errors.Error:
             pass  # the connection is gone, and the subscription with it
 
+    async def move(self, former: LinkSubscription, new: LinkSubscription) -> None:
+        """Subscribe to ``new`` in the place of ``former``, which is drained. With a lost connection too; raises nothing.
+
+        What the outbox was given behind this, by ``defer``, is written behind the new subscription.
+        """
+        self._subscriptions.add(new)
+        if self._client is not None:
+            with suppress(nats.errors.Error):  # it is closed: its successor is given it
+                await new.attach(self._client)
+        await self.drain(former)
+
     async def drain(self, subscription: LinkSubscription) -> None:
         """End the subscription after handing over everything that the server had already sent."""
         nats_sub, client = subscription.nats, self._client

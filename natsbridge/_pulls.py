@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections import deque
-from typing import Any, Deque, Dict, Optional, Tuple
+from typing import Any, Deque, Dict, List, Optional, Tuple
 
 import nats.js.errors
 from nats.aio.msg import Msg
@@ -20,8 +20,9 @@ from ._client import LinkSubscription
 from ._command import publish_command
 from ._deadline import Deadline
 from ._link import Link
+from ._terms import Terms
 from ._waiter import Condition
-from .errors import ClosedError, Error, MaxPayloadError, PermissionDeniedError
+from .errors import ClosedError, Error, MaxPayloadError, NatsBridgeError, PermissionDeniedError
 from .jsmessage import AckPort, JetStreamMessage
 
 logger = logging.getLogger("natsbridge")
@@ -63,12 +64,18 @@ class Pulls:
     gives_back = True  # what nobody reads is for others
     passing: Tuple[str, ...] = _PASSING
 
-    def __init__(self, link: Link, port: AckPort, inbox: str, next_subject: str) -> None:
-        """``inbox``: below it the answers come. ``next_subject``: where the requests go."""
-        self.link, self._port, self._next = link, port, next_subject
+    def __init__(self, link: Link, port: AckPort, inbox: str, next_subject: str, info_subject: str) -> None:
+        """``inbox``: below it messages come. The subjects: where to ask for them, and what the consumer is like."""
+        self.link, self._port, self._next, self._info = link, port, next_subject, info_subject
         self._inbox = inbox
-        self.token = _wire.stream_token()  # only to be told of disconnects
+        self.token = _wire.stream_token()  # where the answer to ``inquire`` comes
+        self.terms = Terms()
         self.cond = Condition()  # guards everything below
+        self.readers = 0  # iterations under way, and threads that wait for messages
+        self._loose = False  # more may have been asked for than those who read now want
+        self._stray = False  # the server may know a request that was forgotten here
+        self._released = False  # nobody reads, and nothing comes any more: what waits is for others
+        self._left = False  # the subscription has ended, and the server knows
         self.messages: Deque[JetStreamMessage] = deque()
         self.pulls: Dict[int, Pull] = {}
         self.trouble: Optional[str] = None  # why the consumer did not answer: a reader has to look
@@ -76,10 +83,10 @@ class Pulls:
         self.error: Optional[Exception] = None  # for the next reader
         self.ended: Optional[Exception] = None  # for every reader from now on
         self.heard = time.monotonic()  # when anything came last
-        self.keep = True  # False: nobody reads any more, and what comes goes back
         self.delivered = self.bytes = 0
         self._numbers = itertools.count(1)
-        self.nats = LinkSubscription(f"{inbox}.*", "", self.on_arrival, on_denied=self.on_refused)
+        self._moves = itertools.count()
+        self.nats = self._next_inbox()
 
     def address(self, next_subject: str) -> None:
         """Ask another consumer from now on; what was asked of the former is forgotten. Call it with ``cond`` held."""
@@ -97,12 +104,13 @@ class Pulls:
             request["expires"] = int(expires * 1e9)
         if heartbeat:
             request["idle_heartbeat"] = int(heartbeat * 1e9)
-        pull = Pull(batch, time.monotonic() + (timeout if expires is None else expires))
+        pull = Pull(batch, time.monotonic() + (max(timeout, _LATE) if expires is None else expires))
         with self.cond:
             number = next(self._numbers)
             self.pulls[number] = pull
             self.heard = time.monotonic()
-        command = publish_command(self._next, json.dumps(request).encode(), f"{self._inbox}.{number}")
+            reply = f"{self._at}.{number}"
+        command = publish_command(self._next, json.dumps(request).encode(), reply)
         try:
             self.link.outbox.publish(command, timeout, pull)
         except BaseException:
@@ -122,28 +130,132 @@ class Pulls:
     def forget_pulls(self, number: Optional[int] = None) -> None:
         """Expect nothing more for one request, or for all."""
         with self.cond:
+            self._stray = True
             for key in [number] if number is not None else list(self.pulls):
                 pull = self.pulls.pop(key, None)
                 if pull is not None:
                     pull.over = True
             self.cond.notify_all()
 
-    def give_back(self) -> None:
-        """Nobody reads any more: what waits here, and what still comes, is for others."""
+    # -- who reads ----------------------------------------------------------------------------------------------------
+
+    def enter(self) -> int:
+        """Somebody reads from now on, until ``leave``. How many do."""
         with self.cond:
-            self.keep = False
-            unread = list(self.messages)
-            self.messages.clear()
-            self.bytes = 0
-        for message in unread if self.gives_back else ():
+            self.readers += 1
+            self._released = False
+            return self.readers
+
+    def leave(self, *, loose: bool) -> None:
+        """``loose``: more may have been asked for than was read. The last one to leave sees to what nobody reads then."""
+        with self.cond:
+            self.readers -= 1
+            self._loose = self._loose or loose
+            if self._loose and not self.readers:
+                self._loose = False
+                self.release()
+
+    def release(self) -> None:
+        """Nobody reads: the server forgets what it was asked, and what has come, or is on its way, is for others.
+
+        Call it with ``cond`` held, so that whoever reads next asks behind what is deferred here.
+        """
+        if not self.gives_back or self.ended is not None or not (self.pulls or self.messages or self._stray):
+            return
+        self.forget_pulls()
+        self._stray = False
+        former, self.nats = self.nats, self._next_inbox()
+        self.link.outbox.defer(self._move, former, self.nats)
+
+    def put_back(self, messages: List[JetStreamMessage]) -> None:
+        """Messages that were taken, and not read after all: ahead of the others."""
+        with self.cond:
+            left = self._left
+            if not left:
+                self.messages.extendleft(reversed(messages))
+                self.bytes += sum(len(message.data) for message in messages)
+        if left:
+            self._part(messages)
+
+    def reads_ahead(self, message: JetStreamMessage) -> bool:
+        """Whether more may be asked for than is read, now that ``message`` has come."""
+        if not self.gives_back:
+            return True
+        if not self.terms.known:
+            self.inquire()
+        return self.terms.spares(message)
+
+    def inquire(self) -> None:
+        """Have the server say what the consumer is like; does not wait."""
+        if self.terms.due():
+            self.link.outbox.control(publish_command(self._info, b"", f"{self.link.prefix}.{self.token}.info"))
+
+    def _next_inbox(self) -> LinkSubscription:
+        """Another one for each time that the server is to forget what it was asked: it does when nobody would hear."""
+        self._at = f"{self._inbox}.{next(self._moves)}"
+        return LinkSubscription(f"{self._at}.*", "", self.on_arrival, on_denied=self.on_refused)
+
+    def _move(self, former: LinkSubscription, new: LinkSubscription) -> None:
+        self.link.spawn(self._moved(former, new))
+
+    async def _moved(self, former: LinkSubscription, new: LinkSubscription) -> None:
+        await self.link.connection.move(former, new)
+        with self.cond:
+            if self.nats is not new:
+                return  # what was asked since is to be withdrawn too, and then it is time
+            self._loose = self.readers > 0  # whoever reads again may want less than there is
+            self._released = not self._loose
+        self._settle()
+
+    def _settle(self) -> None:
+        """On the loop: give back what nobody reads. What would not be delivered again is kept for who reads next."""
+        with self.cond:
+            if not (self._released and self.messages):
+                return
+            known, unread = self.terms.known, [message for message in self.messages if self.terms.returns(message)]
+            if known and unread:
+                self.messages = deque(message for message in self.messages if not self.terms.returns(message))
+                self.bytes = sum(len(message.data) for message in self.messages)
+        if known:
+            self._give_back(unread)
+        else:
+            self.inquire()
+
+    def _give_back(self, messages: List[JetStreamMessage]) -> None:
+        for message in messages:
             self._port.nak_from_loop(message.reply)
 
-    def end(self, error: Optional[Exception]) -> None:
-        """Tell every reader; ``error`` None for a regular end. The first call counts."""
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def end(self, error: Optional[Exception]) -> bool:
+        """Tell every reader; ``error`` None for a regular end. The first call counts, and is told so."""
         with self.cond:
-            if self.ended is None:
+            first = self.ended is None
+            if first:
                 self.ended = StopReading() if error is None else error
             self.cond.notify_all()
+            return first
+
+    async def left(self) -> None:
+        """The server knows that the subscription has ended: what waits here, and what comes yet, is given back."""
+        with self.cond:
+            self._left = True
+            unread, self.messages, self.bytes = list(self.messages), deque(), 0
+        self._part(unread)
+
+    def _part(self, unread: List[JetStreamMessage]) -> None:
+        if not self.gives_back:
+            return
+        lost = sum(not self.terms.returns(message) for message in unread)
+        if lost:
+            self.link.on_error(
+                NatsBridgeError(
+                    f"the subscription to {self._next.rpartition('.MSG.NEXT.')[2]!r} ended with {lost} unread, which "
+                    "are not delivered again: nothing is acknowledged there, or it was the last delivery of max_deliver"
+                )
+            )
+        if self.terms.acks:
+            self._give_back(unread)
 
     # -- what comes ---------------------------------------------------------------------------------------------------
 
@@ -162,13 +274,13 @@ class Pulls:
                 if pull.left <= 0:
                     self._over(next(iter(self.pulls)))
             self.delivered += 1
-            keep = self.keep
-            if keep and self.accepts(message):
+            left = self._left
+            if not left and self.accepts(message):
                 self.messages.append(message)
                 self.bytes += len(message.data)
                 self.cond.notify()
-        if not keep and self.gives_back:
-            self._port.nak_from_loop(message.reply)
+        if left:
+            self._part([message])
 
     def accepts(self, message: JetStreamMessage) -> bool:
         """Whether it is for the reader; called with ``cond`` held."""
@@ -196,7 +308,9 @@ class Pulls:
 
     # -- what the link tells -------------------------------------------------------------------------------------------
 
-    def on_message(self, suffix: str, msg: Msg) -> None: ...
+    def on_message(self, suffix: str, msg: Msg) -> None:
+        self.terms.learn(msg.data)
+        self._settle()
 
     def on_tick(self, clock: float) -> None: ...
 
@@ -213,6 +327,9 @@ class Pulls:
             self.cond.notify_all()
 
     def on_denied(self, subject: str, error: PermissionDeniedError) -> bool:
+        if subject == self._info.lower():
+            self.terms.refuse()
+            return True
         if subject != self._next.lower():
             return False
         self.on_refused(error)
@@ -234,10 +351,10 @@ class StopReading(Error):
 
 def take(pulls: Pulls) -> Optional[JetStreamMessage]:
     """The next message that has come, None for none; with ``cond`` held. Raises what the subscription ended with."""
-    if pulls.messages:
-        message = pulls.messages.popleft()
-        pulls.bytes -= len(message.data)
-        return message
     if pulls.ended is not None:
         raise pulls.ended
-    return None
+    if not pulls.messages:
+        return None
+    message = pulls.messages.popleft()
+    pulls.bytes -= len(message.data)
+    return message

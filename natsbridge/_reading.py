@@ -19,6 +19,7 @@ _EXPIRES = 30.0  # seconds that a request of a reading thread stays with the ser
 _AHEAD = 1.0  # seconds' worth of messages that may wait here for the thread that reads
 _MARGIN = 0.05  # seconds by which the server's time for a request ends before ours (ADR-37)
 _LONGEST = 3600.0  # seconds for one request; a fetch that takes longer repeats it
+_SHORTEST = 0.001  # seconds; the server takes no time at all for no end
 _HEARTBEATS = (0.1, 600.0)  # seconds: below, the network alone looks like silence; above, nobody would wait for two
 MOMENT = 0.25  # seconds between looks at a consumer that does not answer
 
@@ -55,17 +56,29 @@ class Reader:
 
     def messages(self, batch: int, heartbeat: float) -> Iterator[JetStreamMessage]:
         """Messages as they come, until the end. ``batch``: how many may be asked for at most."""
-        busy: Optional[float] = None
-        while True:
-            message = self.next(Deadline(None), min(batch, self._window), heartbeat)
-            if message is None:
-                return
-            start = time.monotonic()
-            yield message
-            took = time.monotonic() - start
-            busy = took if busy is None else 0.7 * busy + 0.3 * took
-            # Slow work is not hoarded: what waits here would run into its ack_wait, and nobody else could have it.
-            self._window = max(1, min(2 * self._window, batch, int(_AHEAD / max(busy, 1e-9))))
+        self.check()
+        pulls = self.pulls
+        if pulls.enter() == 1:
+            self._window = 1  # what is known of the pace of another iteration says nothing about this one
+        try:
+            busy: Optional[float] = None
+            while True:
+                message = self._next(Deadline(None), min(batch, self._window), heartbeat)
+                if message is None:
+                    return
+                start = time.monotonic()
+                yield message
+                took = time.monotonic() - start
+                busy = took if busy is None else 0.7 * busy + 0.3 * took
+                # Slow work is not hoarded: what waits here would run into its ack_wait, and nobody else could have it.
+                ahead = min(2 * self._window, batch, int(_AHEAD / max(busy, 1e-9))) if pulls.reads_ahead(message) else 1
+                self._window = max(1, ahead)
+        finally:
+            self._leave(loose=True)
+
+    def _leave(self, *, loose: bool) -> None:
+        if self.ours:
+            self.pulls.leave(loose=loose)
 
     def next(self, deadline: Deadline, window: int, heartbeat: float) -> Optional[JetStreamMessage]:
         """The next message, None at the regular end.
@@ -73,14 +86,30 @@ class Reader:
         Raises ``Abandoned`` at the deadline, and what the subscription or the consumer ended with.
         """
         self.check()
+        self.pulls.enter()
+        loose = True
+        try:
+            message = self._next(deadline, window, heartbeat)
+            loose = False
+            return message
+        except Abandoned:
+            loose = False
+            raise
+        finally:
+            self._leave(loose=loose)
+
+    def _next(self, deadline: Deadline, window: int, heartbeat: float) -> Optional[JetStreamMessage]:
+        self.check()
         pulls = self.pulls
+        asked = False
         with pulls.cond:
             self._waiting += 1
         try:
             while True:
                 looking = False
                 with pulls.cond:
-                    wanted = self._wanted(window)
+                    # The last moment is for what is under way: asked for now, it would come when nobody waits any more.
+                    wanted = 0 if asked and deadline.at_most(1.0) <= _MARGIN else self._wanted(window)
                     message = None if wanted else take(pulls)
                     if message is not None:
                         return message
@@ -94,7 +123,9 @@ class Reader:
                 if looking:
                     self._look(deadline)
                 elif wanted:
-                    self._ask(wanted, heartbeat, deadline)
+                    asked = True
+                    until = Deadline(deadline.at_most(max(_EXPIRES, 2.5 * heartbeat)))
+                    self._ask_for(wanted, until, heartbeat, lingering=True)
         except StopReading:
             return None
         finally:
@@ -103,14 +134,27 @@ class Reader:
 
     def fetch(self, batch: int, deadline: Deadline, heartbeat: Optional[float]) -> List[JetStreamMessage]:
         """What is there now, ``batch`` messages at most; if there is nothing, what comes until the deadline."""
-        pulls = self.pulls
+        self.check()
+        self.pulls.enter()
         messages: List[JetStreamMessage] = []
+        loose = True
+        try:
+            self._fetch(messages, batch, deadline, heartbeat)
+            loose = False
+        except BaseException:
+            self.pulls.put_back(messages)
+            raise
+        finally:
+            self._leave(loose=loose)
+        return messages
+
+    def _fetch(self, messages: List[JetStreamMessage], batch: int, deadline: Deadline, heartbeat: Optional[float]) -> None:
+        pulls = self.pulls
         pull: Optional[Pull] = None
         lingering = False  # the first request asks for what is there now
         while len(messages) < batch:
             looking = False
             with pulls.cond:
-                pulls.keep = True
                 message = self._take_or_end(messages)
                 if message is not None:
                     messages.append(message)
@@ -131,15 +175,14 @@ class Reader:
                 pull = None
                 continue
             lingering = lingering or pull is not None
-            pull = self._ask_for(batch - len(messages), deadline, heartbeat, lingering)
-        return messages
+            pull = self._ask_for(batch - len(messages), deadline, heartbeat, lingering=lingering)
 
     def _take_or_end(self, messages: List[JetStreamMessage]) -> Optional[JetStreamMessage]:
-        return None if messages and self.pulls.ended is not None and not self.pulls.messages else take(self.pulls)
+        return None if messages and self.pulls.ended is not None else take(self.pulls)
 
-    def _ask_for(self, batch: int, deadline: Deadline, heartbeat: Optional[float], lingering: bool) -> Pull:
+    def _ask_for(self, batch: int, deadline: Deadline, heartbeat: Optional[float], *, lingering: bool) -> Pull:
         left = deadline.at_most(_LONGEST)
-        expires = left - min(_MARGIN, left / 2) if lingering else None
+        expires = left - min(_MARGIN, left / 2) if lingering and left > 2 * _SHORTEST else None
         if heartbeat is not None and (expires is None or 2 * heartbeat >= expires):
             heartbeat = None  # the server takes none that long
         return self.pulls.ask(batch, expires=expires, heartbeat=heartbeat, timeout=left)
@@ -154,7 +197,6 @@ class Reader:
         pulls = self.pulls
         if pulls.ended is not None or pulls.error is not None or pulls.trouble is not None:
             return 0
-        pulls.keep = True
         ahead = pulls.outstanding() + len(pulls.messages)
         least = self._waiting
         return max(window, least) - ahead if ahead < least or 2 * ahead <= window - 1 else 0
@@ -167,10 +209,6 @@ class Reader:
         pulls.forget_pulls()
         self._on_error(DisconnectedError(f"a consumer was silent for {silence:.1f} s, two heartbeats: it is asked again"))
         return True
-
-    def _ask(self, batch: int, heartbeat: float, deadline: Deadline) -> None:
-        expires = max(_EXPIRES, 2 * heartbeat)
-        self.pulls.ask(batch, expires=expires, heartbeat=heartbeat, timeout=deadline.at_most(_EXPIRES))
 
     def pause(self, deadline: Deadline) -> None:
         """For ``look``: a moment, or until the end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, List, Optional, Type, TypeVar
+from typing import Iterator, List, Optional, Tuple, Type, TypeVar
 
 import nats.errors
 import nats.js.errors
@@ -44,12 +44,17 @@ class PullSubscription:
         self._js, self._owned, self._pool = js, owned, js._pool
         self._link = js._pool._link(deadline)
         port = AckPort(js._pool, self._link)
-        self._pulls = self._pulls_class(self._link, port, inbox or js._pool.new_inbox(), self._next_subject())
+        self._pulls = self._pulls_class(self._link, port, inbox or js._pool.new_inbox(), *self._subjects())
         self._on_error = js._pool._report
         self._reader = Reader(self._pulls, self._look, self._on_error)
 
     def _next_subject(self) -> str:
-        return f"{self._js._settings.prefix}.CONSUMER.MSG.NEXT.{self.stream}.{self.consumer}"
+        return self._subjects()[0]
+
+    def _subjects(self) -> Tuple[str, str]:
+        """Where messages are asked for, and what the consumer is like."""
+        prefix, which = f"{self._js._settings.prefix}.CONSUMER", f"{self.stream}.{self.consumer}"
+        return f"{prefix}.MSG.NEXT.{which}", f"{prefix}.INFO.{which}"
 
     def start(self, deadline: Deadline) -> None:
         """Subscribe; returns once the server knows. Raises PermissionDeniedError, RequestTimeoutError, ClosedError."""
@@ -75,7 +80,8 @@ class PullSubscription:
         """Up to ``batch`` messages: what is there now, or else what comes within ``timeout`` seconds.
 
         Returns without waiting when there is anything at all; when there is nothing, it waits until ``batch`` messages
-        have come or the time is over. Messages that come too late are kept for the next call.
+        have come or the time is over. Messages that come too late are kept for the next call, and what an interrupted
+        call had is given back.
 
         timeout: seconds; the ``JetStream``'s if None.
         heartbeat: 0.1 to 600 seconds; the server speaks so often, and after two silent ones it is asked anew.
@@ -115,7 +121,10 @@ class PullSubscription:
 
         Messages are asked for ahead: as many as the reading thread works off in about a second, ``batch`` at most. Work
         that takes long is therefore asked for one at a time, and shared fairly with other processes. What was read
-        ahead when the iteration ends is given back at once.
+        ahead when the last iteration ends is given back, and the server sends no more.
+
+        Where a message that is given back would not come again, nothing is read ahead: with ack policy ``none``, and once a
+        message has only one delivery of ``max_deliver`` left.
 
         heartbeat: 0.1 to 600 seconds; the server speaks so often when nothing comes, and after two silent ones it is asked
             anew.
@@ -126,14 +135,7 @@ class PullSubscription:
         check_count(batch, "batch")
         heartbeat = check_heartbeat(heartbeat)
         self._reader.check()
-        return self._read(batch, heartbeat)
-
-    def _read(self, batch: int, heartbeat: float) -> Iterator[JetStreamMessage]:
-        try:
-            yield from self._reader.messages(batch, heartbeat)
-        finally:
-            if self._pulls.gives_back:  # else nobody else would get them: they wait for the next reader
-                self._pulls.give_back()
+        return self._reader.messages(batch, heartbeat)
 
     def __iter__(self) -> Iterator[JetStreamMessage]:
         return self.messages()
@@ -223,14 +225,8 @@ class PullSubscription:
         self._finish(ClosedError(f"the pool was closed, and the subscription to consumer {self.consumer!r} with it"))
 
     def _finish(self, error: Optional[Exception]) -> None:
-        pulls, link = self._pulls, self._link
-        with pulls.cond:
-            first = pulls.ended is None
-            pulls.end(error)
-        if not first:
-            return
-        pulls.give_back()
-        link.outbox.defer(_end_on_loop, link, pulls, self._deletion())
+        if self._pulls.end(error):
+            self._link.outbox.defer(_end_on_loop, self._link, self._pulls, self._deletion())
 
     def _deletion(self) -> Optional[bytes]:
         """The command that deletes a consumer which is nobody else's."""
@@ -281,8 +277,8 @@ class PullSubscription:
 
 def _end_on_loop(link: Link, pulls: Pulls, deletion: Optional[bytes]) -> None:
     pulls.end(None)
-    pulls.give_back()
     link.forget(pulls.token)
     if deletion is not None:
         link.outbox.control(deletion)
     link.spawn(link.connection.drain(pulls.nats))
+    link.spawn(pulls.left())  # begins behind the other, and so when the server is told: it must not send what comes back

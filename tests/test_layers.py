@@ -25,7 +25,7 @@ LAYERS: List[Set[str]] = [
     {"_link"},
     {"_asking", "_runtime", "_sink", "_source", "presence", "process", "replies", "subscription"},
     {"requester", "responder"},
-    {"_blocking", "_intake", "_lifecycle", "_serving", "jsmessage"},
+    {"_blocking", "_intake", "_lifecycle", "_serving", "_terms", "jsmessage"},
     {"_context", "_discovery", "_endpoint", "_handling", "_pulls", "_pushed", "_registration", "connections"},
     {"_acks", "_group", "_reading", "manager", "messaging"},
     {"publishing", "pulling", "pushing", "service", "service_client", "streaming"},
@@ -51,6 +51,7 @@ NATS = {  # all the others know what can be had without the client: errors, mess
     *NATS_FACADES,
     "errors", "_discovery", "_endpoint", "_group", "_handling", "_intake", "_link", "_pulls", "_registration", "_watching",
     "_asking", "_sink", "_source", "jsmessage", "presence", "replies", "service", "service_client", "subscription",
+    "_terms",
 }  # fmt: skip
 ASYNCIO = {
     "_loop",

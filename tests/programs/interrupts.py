@@ -83,6 +83,7 @@ def left() -> Dict[str, Any]:
         "ends": len(pool._link()._ends) - bool(js.publish_async_pending()),
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "consumers": sorted(str(info.name) for info in js.consumers_info(stream)),
+        "requests": js.consumer_info(stream, "pull").num_waiting,
     }
 
 
@@ -116,6 +117,7 @@ def interrupt_once_it_waits() -> None:
 
 
 def interrupt(name: str, call: Callable[[], object]) -> None:
+    pool.flush()  # behind what the call before may still be withdrawing
     before = left()
     try:
         interrupt_once_it_waits()
