@@ -63,9 +63,9 @@ class OrderedConsumer(PullSubscription):
     """The messages of a stream in order and without gaps; made by ``JetStream.ordered_consumer``.
 
     Read it like a ``PullSubscription``; what was read ahead when an iteration ends waits for whoever reads next. It
-    acknowledges nothing and keeps nothing on the server: whenever a message, the
-    connection or its consumer is lost, it makes itself a new consumer behind the last message that was read (ADR-17).
-    Reading ends with nats-py's NotFoundError when the stream is gone.
+    acknowledges nothing and keeps nothing on the server: whenever a message, the connection or its consumer is lost, it
+    makes itself a new consumer behind the last message that was read (ADR-17). Reading ends with nats-py's NotFoundError
+    when the stream is gone.
     """
 
     _pulls: OrderedPulls
